@@ -1,0 +1,114 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// BGPConfigName is the name of the one BGPConfig that is used.
+const BGPConfigName = "default"
+
+// DefaultASN is the AS number of the nodes where no BGPConfig says otherwise,
+// the first of the 16-bit private range (RFC 6996, section 5).
+const DefaultASN = 64512
+
+// Topology says which BGP sessions the nodes have with each other.
+// +kubebuilder:validation:Enum=Mesh
+type Topology string
+
+// TopologyMesh gives each node a session with every other node.
+const TopologyMesh Topology = "Mesh"
+
+// BGPConfig holds the settings of the nodes' BGP speakers. The one named
+// "default" is used; without it the defaults below are.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,categories=godwit
+// +kubebuilder:printcolumn:name="ASN",type=integer,JSONPath=`.spec.asNumber`
+// +kubebuilder:printcolumn:name="Topology",type=string,JSONPath=`.spec.topology`
+// +kubebuilder:printcolumn:name="Port",type=integer,JSONPath=`.spec.listenPort`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default'",message="there is one BGPConfig and its name is default"
+type BGPConfig struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// The settings.
+	// +required
+	Spec BGPConfigSpec `json:"spec"`
+}
+
+// BGPConfigSpec holds the settings of the nodes' BGP speakers.
+type BGPConfigSpec struct {
+	// The AS number of the nodes (RFC 6793): 1 to 4294967294, but not 23456 (AS_TRANS)
+	// or 65535 (reserved).
+	// +optional
+	// +kubebuilder:default=64512
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=4294967294
+	// +kubebuilder:validation:XValidation:rule="self != 23456 && self != 65535",message="23456 (AS_TRANS, RFC 6793) and 65535 (RFC 7300) are reserved"
+	ASNumber int64 `json:"asNumber,omitempty"`
+
+	// Which sessions the nodes have with each other: Mesh gives each node one with
+	// every other.
+	// +optional
+	// +kubebuilder:default=Mesh
+	Topology Topology `json:"topology,omitempty"`
+
+	// The TCP port on which the nodes' speakers listen and reach each other.
+	// +optional
+	// +kubebuilder:default=179
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	ListenPort int32 `json:"listenPort,omitempty"`
+
+	// The timers of sessions between nodes.
+	// +optional
+	Timers *BGPTimers `json:"timers,omitempty"`
+
+	// Graceful restart (RFC 4724) of sessions between nodes.
+	// +optional
+	GracefulRestart *GracefulRestart `json:"gracefulRestart,omitempty"`
+}
+
+// BGPTimers are the timers of a session (RFC 4271, section 10).
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveSeconds) || !has(self.holdSeconds) || self.keepaliveSeconds * 3 <= self.holdSeconds",message="holdSeconds must be at least three times keepaliveSeconds (RFC 4271, section 10)"
+type BGPTimers struct {
+	// Seconds without a message after which the session is given up: 90 when not given.
+	// +optional
+	// +kubebuilder:validation:Minimum=3
+	// +kubebuilder:validation:Maximum=65535
+	HoldSeconds *int32 `json:"holdSeconds,omitempty"`
+	// Seconds between keepalive messages: a third of the hold time when not given.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=21845
+	KeepaliveSeconds *int32 `json:"keepaliveSeconds,omitempty"`
+	// Seconds between attempts to connect: 5 when not given.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	ConnectRetrySeconds *int32 `json:"connectRetrySeconds,omitempty"`
+}
+
+// GracefulRestart holds the settings of RFC 4724 for a session.
+type GracefulRestart struct {
+	// Whether graceful restart is off. With it off, a restart of the agent takes the
+	// node's routes away from the peer until the session is back.
+	// +optional
+	Disabled bool `json:"disabled,omitempty"`
+	// Seconds for which the peer is asked to keep our routes while we restart: 120 when
+	// not given.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=4095
+	RestartSeconds *int32 `json:"restartSeconds,omitempty"`
+}
+
+// BGPConfigList is a list of configurations.
+// +kubebuilder:object:root=true
+type BGPConfigList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []BGPConfig `json:"items"`
+}

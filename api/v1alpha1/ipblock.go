@@ -1,0 +1,62 @@
+package v1alpha1
+
+import (
+	"net/netip"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// IPBlock is a node's claim to a block of a pool. Its name is made from its
+// CIDR, so creating it is the claim: the API server lets one node win.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,categories=godwit
+// +kubebuilder:printcolumn:name="CIDR",type=string,JSONPath=`.spec.cidr`
+// +kubebuilder:printcolumn:name="Pool",type=string,JSONPath=`.spec.pool`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.nodeName`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == self.spec.cidr.replace('.', '-').replace(':', '-').replace('/', '-')",message="the name must be the cidr with '-' for '.', ':' and '/', such as 172-25-0-128-26"
+type IPBlock struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// What is claimed, and by whom.
+	// +required
+	Spec IPBlockSpec `json:"spec"`
+}
+
+// IPBlockSpec says what is claimed and by whom. It never changes: a block
+// that gets another owner is deleted and claimed anew.
+//
+// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="a block's spec is immutable: delete the block to free it"
+type IPBlockSpec struct {
+	// The block, such as 172.25.0.128/26.
+	// +required
+	// +kubebuilder:validation:MaxLength=43
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked()",message="must be a network in CIDR form with no host bits set, such as 172.25.0.128/26"
+	CIDR string `json:"cidr"`
+	// The pool that the block is part of.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Pool string `json:"pool"`
+	// The node that owns the block.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	NodeName string `json:"nodeName"`
+}
+
+// IPBlockName returns the name of the IPBlock of a block.
+func IPBlockName(cidr netip.Prefix) string {
+	return strings.NewReplacer(".", "-", ":", "-", "/", "-").Replace(cidr.String())
+}
+
+// IPBlockList is a list of blocks.
+// +kubebuilder:object:root=true
+type IPBlockList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []IPBlock `json:"items"`
+}

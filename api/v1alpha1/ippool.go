@@ -1,0 +1,125 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Encapsulation says how packets between pods of different nodes cross the
+// underlying network.
+// +kubebuilder:validation:Enum=None
+type Encapsulation string
+
+// EncapsulationNone routes pod packets bare: the network between the nodes
+// must know, or be told by BGP, where each block is.
+const EncapsulationNone Encapsulation = "None"
+
+// IPPool is a range of addresses for pods. Nodes claim blocks of it and
+// announce them over BGP; pods get their addresses from their node's blocks.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,categories=godwit
+// +kubebuilder:printcolumn:name="CIDR",type=string,JSONPath=`.spec.cidr`
+// +kubebuilder:printcolumn:name="Encap",type=string,JSONPath=`.spec.encapsulation`
+// +kubebuilder:printcolumn:name="NAT",type=boolean,JSONPath=`.spec.natOutgoing`
+// +kubebuilder:printcolumn:name="Blocks",type=string,JSONPath=`.status.summary`
+// +kubebuilder:printcolumn:name="Allocated",type=integer,JSONPath=`.status.allocated`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type IPPool struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// What the pool is.
+	// +required
+	Spec IPPoolSpec `json:"spec"`
+	// What the controller found out about the pool.
+	// +optional
+	Status IPPoolStatus `json:"status,omitempty"`
+}
+
+// IPPoolSpec is what a person asks of a pool.
+//
+// +kubebuilder:validation:XValidation:rule="self.cidr == oldSelf.cidr",message="cidr is immutable: make a new pool and disable this one"
+// +kubebuilder:validation:XValidation:rule="has(self.blockSize) == has(oldSelf.blockSize) && (!has(self.blockSize) || self.blockSize == oldSelf.blockSize)",message="blockSize is immutable: make a new pool and disable this one"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.blockSize) || self.blockSize >= cidr(self.cidr).prefixLength()",message="blockSize must not be larger than the pool: give a prefix length at least that of cidr"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.blockSize) || (cidr(self.cidr).ip().family() == 4 ? (self.blockSize >= 20 && self.blockSize <= 32) : (self.blockSize >= 116 && self.blockSize <= 128))",message="blockSize must be 20 to 32 for an IPv4 pool and 116 to 128 for an IPv6 pool"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || has(self.blockSize) || cidr(self.cidr).prefixLength() <= (cidr(self.cidr).ip().family() == 4 ? 26 : 122)",message="the pool is smaller than the default block (/26, /122): set blockSize"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.reservedCIDRs) || self.reservedCIDRs.all(r, !isCIDR(r) || cidr(self.cidr).containsCIDR(r))",message="reservedCIDRs must lie inside cidr"
+type IPPoolSpec struct {
+	// The range of addresses, such as 172.25.0.0/16 or fd00:25::/48. It must be the
+	// network address of the range, and it can't be changed later.
+	// +required
+	// +kubebuilder:validation:MaxLength=43
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked()",message="must be a network in CIDR form with no host bits set, such as 172.25.0.0/16"
+	CIDR string `json:"cidr"`
+
+	// The prefix length of the blocks that nodes claim: 20 to 32 for IPv4 (26 when not
+	// given), 116 to 128 for IPv6 (122 when not given). It can't be changed later.
+	// +optional
+	BlockSize *int32 `json:"blockSize,omitempty"`
+
+	// How packets between pods of different nodes cross the network below: None
+	// routes them bare.
+	// +optional
+	// +kubebuilder:default=None
+	Encapsulation Encapsulation `json:"encapsulation,omitempty"`
+
+	// Whether pods of this pool reach destinations outside of all pools and nodes
+	// under their node's address (masquerade).
+	// +optional
+	NATOutgoing bool `json:"natOutgoing,omitempty"`
+
+	// Which nodes take blocks of this pool: all when not given.
+	// +optional
+	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+
+	// The namespaces whose pods take addresses of this pool: all when not given. Where
+	// pools with a selector match a pod's namespace, pools without one are not used.
+	// +optional
+	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
+
+	// Whether the pool gives out no new addresses. Pods that have one keep it, and
+	// their blocks stay announced.
+	// +optional
+	Disabled bool `json:"disabled,omitempty"`
+
+	// Ranges inside cidr that are never given to pods.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=43
+	// +kubebuilder:validation:items:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked()",message="must be a network in CIDR form with no host bits set, such as 172.25.0.0/28"
+	ReservedCIDRs []string `json:"reservedCIDRs,omitempty"`
+}
+
+// IPPoolStatus is what the controller found out about a pool.
+type IPPoolStatus struct {
+	// Ready tells whether nodes may claim blocks of the pool; the reason says why not
+	// (Overlaps, Disabled, Invalid).
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// How many blocks nodes have claimed.
+	// +optional
+	Blocks int64 `json:"blocks,omitempty"`
+	// How many blocks the pool has in all.
+	// +optional
+	Capacity int64 `json:"capacity,omitempty"`
+	// How many addresses pods hold, as last reported by the nodes.
+	// +optional
+	Allocated int64 `json:"allocated,omitempty"`
+	// Claimed blocks of all blocks, such as 3/1024.
+	// +optional
+	Summary string `json:"summary,omitempty"`
+}
+
+// IPPoolList is a list of pools.
+// +kubebuilder:object:root=true
+type IPPoolList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []IPPool `json:"items"`
+}

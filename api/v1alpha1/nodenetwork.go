@@ -1,0 +1,262 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// NodeNetwork is one node's part of the network and bears the node's name. Its
+// spec is the node's plan, written by the controller and complete in itself:
+// the agent of the node watches this one object and needs no other. Its status
+// is what the agent reports.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,categories=godwit,shortName=nnet
+// +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.spec.addresses[0]`
+// +kubebuilder:printcolumn:name="ASN",type=integer,JSONPath=`.spec.asn`
+// +kubebuilder:printcolumn:name="Sessions",type=string,JSONPath=`.status.summary.sessions`
+// +kubebuilder:printcolumn:name="Blocks",type=integer,JSONPath=`.status.summary.blocks`
+// +kubebuilder:printcolumn:name="Pods",type=integer,JSONPath=`.status.summary.pods`
+// +kubebuilder:printcolumn:name="Routes",type=integer,JSONPath=`.status.summary.routes`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type NodeNetwork struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// The plan of the node, written by the controller.
+	// +optional
+	Spec NodeNetworkSpec `json:"spec,omitempty"`
+	// What is so on the node, written by its agent.
+	// +optional
+	Status NodeNetworkStatus `json:"status,omitempty"`
+}
+
+// NodeNetworkSpec is the plan of a node. Whoever changes it by hand sees the
+// controller change it back.
+type NodeNetworkSpec struct {
+	// The node's addresses, at most one of a family.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=2
+	Addresses []string `json:"addresses,omitempty"`
+	// The node's AS number.
+	// +optional
+	ASN int64 `json:"asn,omitempty"`
+	// The node's BGP identifier (RFC 6286), written as an IPv4 address.
+	// +optional
+	RouterID string `json:"routerID,omitempty"`
+	// The TCP port on which the node's speaker listens.
+	// +optional
+	ListenPort int32 `json:"listenPort,omitempty"`
+	// The pools of the cluster that are in order.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Pools []PlannedPool `json:"pools,omitempty"`
+	// The node's BGP sessions.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Sessions []PlannedSession `json:"sessions,omitempty"`
+}
+
+// PlannedPool is what a node needs to know of a pool.
+type PlannedPool struct {
+	// The name of the pool.
+	Name string `json:"name"`
+	// The pool's range.
+	CIDR string `json:"cidr"`
+	// The prefix length of the pool's blocks.
+	BlockSize int32 `json:"blockSize"`
+	// How packets between pods of different nodes cross the network below.
+	Encapsulation Encapsulation `json:"encapsulation"`
+	// Whether pods of the pool leave under their node's address.
+	// +optional
+	NATOutgoing bool `json:"natOutgoing,omitempty"`
+	// Whether this node gives out new addresses of the pool: the pool is enabled and
+	// its node selector matches.
+	// +optional
+	Allocate bool `json:"allocate,omitempty"`
+	// The namespaces whose pods take addresses of this pool.
+	// +optional
+	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
+	// Ranges that are never given to pods.
+	// +optional
+	// +listType=atomic
+	ReservedCIDRs []string `json:"reservedCIDRs,omitempty"`
+}
+
+// SessionKind tells who is at the other end of a session.
+// +kubebuilder:validation:Enum=Node;External
+type SessionKind string
+
+// The kinds of a session.
+const (
+	// SessionNode is a session with another node of the cluster.
+	SessionNode SessionKind = "Node"
+	// SessionExternal is a session with a router outside the cluster.
+	SessionExternal SessionKind = "External"
+)
+
+// PlannedSession is one BGP session that a node is to have.
+type PlannedSession struct {
+	// The name of the other node, or of the BGPPeer.
+	Name string `json:"name"`
+	// Who is at the other end.
+	Kind SessionKind `json:"kind"`
+	// The address of the other end.
+	PeerAddress string `json:"peerAddress"`
+	// The TCP port of the other end.
+	PeerPort int32 `json:"peerPort"`
+	// The AS number of the other end.
+	PeerASN int64 `json:"peerASN"`
+	// Where the password is, when the session has one.
+	// +optional
+	PasswordSecretRef *SecretKeyRef `json:"passwordSecretRef,omitempty"`
+	// The rules for routes of an external peer, the first match deciding. A node's
+	// routes are taken when they are blocks of a pool.
+	// +optional
+	// +listType=atomic
+	ImportRules []BGPFilterRule `json:"importRules,omitempty"`
+	// How many routes the other end may send before the session is ended.
+	// +optional
+	MaxPrefixes int32 `json:"maxPrefixes,omitempty"`
+	// The session's timers.
+	// +optional
+	Timers *BGPTimers `json:"timers,omitempty"`
+	// The session's graceful restart.
+	// +optional
+	GracefulRestart *GracefulRestart `json:"gracefulRestart,omitempty"`
+}
+
+// Condition types and reasons of a NodeNetwork.
+const (
+	// ConditionReady tells whether pods can be attached to the node's network.
+	ConditionReady = "Ready"
+	// ConditionSessionsEstablished tells whether all planned sessions are.
+	ConditionSessionsEstablished = "SessionsEstablished"
+	// ConditionRoutesInstalled tells whether all routes are in the kernel.
+	ConditionRoutesInstalled = "RoutesInstalled"
+)
+
+// NodeNetworkStatus is what is so on a node.
+type NodeNetworkStatus struct {
+	// The generation of the plan that the agent carries out.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// Ready, SessionsEstablished and RoutesInstalled.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// The version of the agent.
+	// +optional
+	AgentVersion string `json:"agentVersion,omitempty"`
+	// The node's addresses as found on its interfaces, with their prefix length.
+	// +optional
+	// +listType=map
+	// +listMapKey=address
+	Addresses []NodeAddress `json:"addresses,omitempty"`
+	// The node's blocks.
+	// +optional
+	// +listType=map
+	// +listMapKey=cidr
+	Blocks []BlockStatus `json:"blocks,omitempty"`
+	// The node's BGP sessions.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Sessions []SessionStatus `json:"sessions,omitempty"`
+	// Routes that could not be installed, at most 16 of them.
+	// +optional
+	// +listType=atomic
+	FailedRoutes []FailedRoute `json:"failedRoutes,omitempty"`
+	// Figures for one line a node.
+	// +optional
+	Summary NodeSummary `json:"summary,omitempty"`
+}
+
+// NodeAddress is an address of a node as found on an interface.
+type NodeAddress struct {
+	// The address with its prefix length, such as 10.211.55.101/24.
+	Address string `json:"address"`
+	// The interface that has the address.
+	Interface string `json:"interface"`
+	// The interface's MTU, in bytes.
+	MTU int32 `json:"mtu"`
+}
+
+// BlockStatus is one block of a node.
+type BlockStatus struct {
+	// The block.
+	CIDR string `json:"cidr"`
+	// The pool that it is part of.
+	Pool string `json:"pool"`
+	// How many of its addresses pods hold.
+	Allocated int32 `json:"allocated"`
+}
+
+// SessionStatus is the state of a BGP session.
+type SessionStatus struct {
+	// The name of the other node, or of the BGPPeer.
+	Name string `json:"name"`
+	// Who is at the other end.
+	Kind SessionKind `json:"kind"`
+	// The address of the other end.
+	PeerAddress string `json:"peerAddress"`
+	// The AS number of the other end.
+	PeerASN int64 `json:"peerASN"`
+	// The state of the session (RFC 4271, section 8.2.2): Idle, Connect, Active,
+	// OpenSent, OpenConfirm or Established.
+	State string `json:"state"`
+	// When the session came into that state or, if it is not Established, when it last
+	// stopped being so.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+	// How many prefixes the other end has sent.
+	// +optional
+	Received int32 `json:"received,omitempty"`
+	// How many of them were taken.
+	// +optional
+	Accepted int32 `json:"accepted,omitempty"`
+	// How many prefixes the other end was sent.
+	// +optional
+	Advertised int32 `json:"advertised,omitempty"`
+	// Why the session is not established, as far as known.
+	// +optional
+	Message string `json:"message,omitempty"`
+}
+
+// FailedRoute is a route that could not be installed.
+type FailedRoute struct {
+	// The route's destination.
+	Destination string `json:"destination"`
+	// Why not.
+	Message string `json:"message"`
+}
+
+// NodeSummary holds figures for one line a node.
+type NodeSummary struct {
+	// Established sessions of all sessions, such as 4/4.
+	// +optional
+	Sessions string `json:"sessions,omitempty"`
+	// How many blocks the node owns.
+	// +optional
+	Blocks int32 `json:"blocks,omitempty"`
+	// How many pod addresses the node has given out.
+	// +optional
+	Pods int32 `json:"pods,omitempty"`
+	// How many routes learned by BGP are in the kernel.
+	// +optional
+	Routes int32 `json:"routes,omitempty"`
+}
+
+// NodeNetworkList is a list of node networks.
+// +kubebuilder:object:root=true
+type NodeNetworkList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []NodeNetwork `json:"items"`
+}

@@ -1,0 +1,34 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// GroupName is the API group of every kind in this package.
+const GroupName = "godwit.dev"
+
+// NodeLabel is the label of an IPBlock that bears the name of the node which
+// owns it, so that a node can list its own blocks.
+const NodeLabel = GroupName + "/node"
+
+// GroupVersion returns the group and version of the kinds in this package.
+func GroupVersion() schema.GroupVersion {
+	return schema.GroupVersion{Group: GroupName, Version: "v1alpha1"}
+}
+
+// AddToScheme registers the kinds of this package with a scheme.
+func AddToScheme(s *runtime.Scheme) error {
+	gv := GroupVersion()
+	s.AddKnownTypes(gv,
+		&IPPool{}, &IPPoolList{},
+		&IPBlock{}, &IPBlockList{},
+		&BGPConfig{}, &BGPConfigList{},
+		&BGPPeer{}, &BGPPeerList{},
+		&BGPFilter{}, &BGPFilterList{},
+		&NodeNetwork{}, &NodeNetworkList{},
+	)
+	metav1.AddToGroupVersion(s, gv)
+	return nil
+}

@@ -1,0 +1,167 @@
+// Package bgp is what the rest of Godwit knows of BGP: a declarative Speaker,
+// its configuration, and what it learns and reports, in types of our own.
+// The speaker itself is in bgp/gobgp, the only package that imports GoBGP; a
+// behavioural fake for tests is in bgp/bgptest.
+//
+// Invariants:
+//   - Only prefixes in Config.Advertise are ever sent to anyone.
+//   - Of a node peer only blocks are taken: prefixes inside one of Config.Blocks
+//     and within its lengths. Of an external peer only what its import rules
+//     accept: without rules, nothing.
+//   - Changing one peer does not touch the session of another.
+package bgp
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// PeerKind tells who is at the other end of a session; the import policy
+// follows from it.
+type PeerKind int
+
+// The kinds of a peer.
+const (
+	PeerNode     PeerKind = iota // another node of the cluster
+	PeerExternal                 // a router outside the cluster
+)
+
+// Config is everything a speaker is to do. It is a value: a Speaker never
+// changes it, and the caller must not change one that was handed over.
+type Config struct {
+	ASN      uint32     // AS number (RFC 6793)
+	RouterID netip.Addr // BGP identifier (RFC 6286), in IPv4 form
+
+	ListenAddresses []netip.Addr // none: all addresses
+	ListenPort      uint16       // TCP port
+
+	// Blocks are the ranges of which node peers may announce parts.
+	Blocks []Range
+	// Advertise are the prefixes announced to every peer: the node's own blocks.
+	Advertise []netip.Prefix
+	Peers     []Peer
+}
+
+// Range is a set of prefixes: those inside CIDR whose length is at least
+// MinLength and at most MaxLength.
+type Range struct {
+	CIDR      netip.Prefix
+	MinLength int
+	MaxLength int
+}
+
+// Rule says whether routes of a range are taken. The first rule that matches
+// a route decides.
+type Rule struct {
+	Range
+	Accept bool
+}
+
+// Peer is one session. Peers are told apart by Address.
+type Peer struct {
+	Name    string // for people: the node's or the BGPPeer's name
+	Kind    PeerKind
+	Address netip.Addr
+	Port    uint16
+	ASN     uint32
+
+	Password string // TCP MD5 (RFC 2385); empty: none. Never logged or reported.
+
+	Hold, Keepalive, ConnectRetry time.Duration // zero: the default
+
+	// GracefulRestart is how long the peer is asked to keep our routes while we are
+	// away (RFC 4724); zero turns graceful restart off.
+	GracefulRestart time.Duration
+
+	// Import are the rules for routes of an external peer.
+	Import []Rule
+	// MaxPrefixes ends the session when the peer sends more; zero: no limit.
+	MaxPrefixes int
+}
+
+// Route is the best way, or the equally good ways, to a prefix that was
+// learned from peers.
+type Route struct {
+	Prefix   netip.Prefix
+	NextHops []netip.Addr // sorted, without duplicates; a link-local one bears its zone
+	FromNode bool         // the best path came from a node peer
+}
+
+// Sink takes what a speaker learns. The speaker calls it from one goroutine,
+// with changes coalesced: a prefix is in a batch once, with its newest state.
+// Calls block the speaker's delivery, not BGP itself.
+type Sink interface {
+	// Learned reports prefixes whose best ways changed and prefixes that have none
+	// any more.
+	Learned(changed []Route, gone []netip.Prefix)
+	// InSync reports, once, that what was reported so far is what there is to
+	// learn: each expected peer has sent its End-of-RIB (RFC 4724, section 2), or
+	// the time for waiting is over. Until then routes of an earlier life of the
+	// node must be kept.
+	InSync()
+}
+
+// State is a state of a session (RFC 4271, section 8.2.2).
+type State string
+
+// The states of a session.
+const (
+	StateIdle        State = "Idle"
+	StateConnect     State = "Connect"
+	StateActive      State = "Active"
+	StateOpenSent    State = "OpenSent"
+	StateOpenConfirm State = "OpenConfirm"
+	StateEstablished State = "Established"
+)
+
+// Session is the state of one session.
+type Session struct {
+	Name    string
+	Kind    PeerKind
+	Address netip.Addr
+	ASN     uint32
+
+	State State
+	Since time.Time // of State when Established, else of the last time it was; zero: never
+
+	Received   int // prefixes that the peer has sent
+	Accepted   int // those of them that were taken
+	Advertised int // prefixes that the peer was sent
+
+	Message string // why it is not established, as far as known
+}
+
+// StopMode says how a speaker takes leave of its peers.
+type StopMode int
+
+const (
+	// StopRestart closes the connections without a Cease, so that peers with
+	// graceful restart keep our routes while we are away.
+	StopRestart StopMode = iota
+	// StopLeave withdraws our routes and sends a Cease: the node goes away.
+	StopLeave
+)
+
+// Speaker is a BGP speaker. Its methods may be called concurrently.
+type Speaker interface {
+	// Set makes the speaker do what c says. It touches only what differs from the
+	// configuration before, and is idempotent. An error that concerns a peer
+	// (*PeerError, possibly several joined) leaves the others as configured; Set
+	// may be called again with the same Config to retry.
+	Set(ctx context.Context, c Config) error
+	// Sessions reports the state of every configured peer, sorted by name.
+	Sessions(ctx context.Context) ([]Session, error)
+	// Stop ends the speaker. It can't be used afterwards.
+	Stop(ctx context.Context, mode StopMode) error
+}
+
+// PeerError is an error that concerns one peer only.
+type PeerError struct {
+	Peer string
+	Err  error
+}
+
+func (e *PeerError) Error() string { return "peer " + e.Peer + ": " + e.Err.Error() }
+
+func (e *PeerError) Unwrap() error { return e.Err }
