@@ -135,6 +135,9 @@ type PlannedSession struct {
 const (
 	// ConditionReady tells whether pods can be attached to the node's network.
 	ConditionReady = "Ready"
+	// ConditionPlanApplied tells whether the plan makes sense and is carried out in
+	// full.
+	ConditionPlanApplied = "PlanApplied"
 	// ConditionSessionsEstablished tells whether all planned sessions are.
 	ConditionSessionsEstablished = "SessionsEstablished"
 	// ConditionRoutesInstalled tells whether all routes are in the kernel.
@@ -146,7 +149,7 @@ type NodeNetworkStatus struct {
 	// The generation of the plan that the agent carries out.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// Ready, SessionsEstablished and RoutesInstalled.
+	// Ready, PlanApplied, SessionsEstablished and RoutesInstalled.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

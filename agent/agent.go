@@ -1,0 +1,364 @@
+// Package agent is one node of Godwit: it takes the node's plan from the
+// Kubernetes API and has ipam, bgp, routes, nat and cni carry it out, and it
+// reports what is so.
+//
+// Invariants:
+//   - Everything is level-based: each event leads to the same pass, which hands
+//     each package the whole of what it is to do. A pass that fails in part is
+//     repeated; the rest stands.
+//   - The API server may be away. The plan and the blocks are kept in a checkpoint,
+//     addresses and routes on the node; nothing on the way of a pod waits for the
+//     API unless the node's blocks are used up.
+//   - The end of an agent takes nothing away: routes, addresses and pods stay, and
+//     the next agent takes them over.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/bgp"
+	"github.com/godwit-net/godwit/cni"
+	"github.com/godwit-net/godwit/cni/wire"
+	"github.com/godwit-net/godwit/ipam"
+	"github.com/godwit-net/godwit/nat"
+	"github.com/godwit-net/godwit/routes"
+)
+
+// Options are what an agent needs. All fields but CNIConfig are required.
+type Options struct {
+	Node      string // the node's name in the Kubernetes API
+	Namespace string // of the Secrets that hold passwords
+	RunDir    string // on tmpfs: socket, address records
+	StateDir  string // on disk: checkpoint
+	CNIConfig string // the file that runtimes read, written when the agent is ready; empty: none
+	Version   string
+
+	Client client.WithWatch
+	// NewSpeaker makes the BGP speaker. restarting tells that routes of an earlier
+	// life of the agent are in the kernel.
+	NewSpeaker func(sink bgp.Sink, restarting bool) (bgp.Speaker, error)
+	Log        *slog.Logger
+}
+
+// Agent is the agent of one node. It works in the network namespace in which
+// the process runs.
+type Agent struct {
+	o   Options
+	log *slog.Logger
+
+	table      *routes.Table
+	masquerade *nat.Table
+	addresses  *ipam.Node
+	server     *cni.Server
+	speaker    bgp.Speaker
+	learned    *learned
+	passwords  *passwords
+	namespaces *namespaces
+
+	plans  chan plan         // the newest from the API; holds at most one
+	blocks chan []ipam.Block // the node's, as listed in the API
+
+	state nodeState
+}
+
+// plan is a plan with the generation of the object that it came in.
+type plan struct {
+	generation int64
+	spec       v1alpha1.NodeNetworkSpec
+}
+
+// nodeState is what the loop knows and others read.
+type nodeState struct {
+	mu          sync.Mutex
+	plan        *plan
+	desired     desired
+	blocksKnown bool
+	problems    []error
+}
+
+func (s *nodeState) choices() []poolChoice {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.desired.choices
+}
+
+// New opens everything that an agent needs on its node, and takes over what an
+// earlier life of it left: addresses, pods and routes.
+func New(ctx context.Context, o Options) (*Agent, error) {
+	a := &Agent{
+		o:          o,
+		log:        o.Log,
+		passwords:  newPasswords(o.Client, o.Namespace),
+		namespaces: newNamespaces(o.Client),
+		plans:      make(chan plan, 1),
+		blocks:     make(chan []ipam.Block, 1),
+	}
+	for _, dir := range []string{o.RunDir, o.StateDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make the agent's folder: %w", err)
+		}
+	}
+	restarting, err := leaveMark(o.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := forwarding(); err != nil {
+		return nil, err
+	}
+	if a.table, err = routes.Open(routes.Options{Log: o.Log.With("part", "routes")}); err != nil {
+		return nil, fmt.Errorf("open the route table: %w", err)
+	}
+	if a.masquerade, err = nat.Open(); err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	a.addresses, err = ipam.Open(ipam.Options{
+		Node:  o.Node,
+		Store: BlockStore{Client: o.Client},
+		Dir:   filepath.Join(o.RunDir, "addresses"),
+		Log:   o.Log.With("part", "ipam"),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the address records: %w", err)
+	}
+	a.learned = newLearned(a.table)
+	if a.speaker, err = o.NewSpeaker(a.learned, restarting); err != nil {
+		return nil, fmt.Errorf("make the BGP speaker: %w", err)
+	}
+	if err := a.openCNI(ctx); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// leaveMark reports whether an agent ran before on this node since it booted:
+// the mark is on tmpfs.
+func leaveMark(dir string) (before bool, err error) {
+	f, err := os.OpenFile(filepath.Join(dir, "started"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) // #nosec G304 -- our own folder
+	if errors.Is(err, os.ErrExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("mark the agent's start: %w", err)
+	}
+	return false, f.Close()
+}
+
+// openCNI makes the CNI server and takes over the pods that are attached.
+func (a *Agent) openCNI(ctx context.Context) error {
+	wirer, err := wire.New(wire.Options{Log: a.log.With("part", "wire")})
+	if err != nil {
+		return fmt.Errorf("open the pods' wiring: %w", err)
+	}
+	a.server = cni.NewServer(cni.Options{
+		Allocator: allocator{a},
+		Routes:    podRoutes{a.table},
+		Wirer:     wirer,
+		Ready:     a.ready,
+		MTU:       a.podMTU,
+		Log:       a.log.With("part", "cni"),
+	})
+	attached, err := a.server.Recover(ctx)
+	if err != nil {
+		return fmt.Errorf("take over the pods that are attached: %w", err)
+	}
+	var pods []routes.Route
+	for _, p := range attached {
+		for _, addr := range p.Addresses {
+			pods = append(pods, routes.Route{Dst: hostPrefix(addr), Link: p.HostLink})
+		}
+	}
+	a.table.Set(routes.ClassPod, pods)
+	a.table.Synced(routes.ClassPod)
+	a.log.Info("took over attached pods", "pods", len(attached))
+	return nil
+}
+
+// Run runs the agent until ctx ends. What is on the node then stays, for the
+// next agent.
+func (a *Agent) Run(ctx context.Context) error {
+	socket := filepath.Join(a.o.RunDir, "cni.sock")
+	listener, err := cni.Listen(socket)
+	if err != nil {
+		return fmt.Errorf("listen for the CNI plugin: %w", err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.table.Run(ctx) })
+	g.Go(func() error { return a.server.Serve(ctx, listener) })
+	g.Go(func() error { a.watchPlan(ctx); return nil })
+	g.Go(func() error { a.listBlocks(ctx); return nil })
+	g.Go(func() error { a.report(ctx); return nil })
+	g.Go(func() error {
+		defer a.passwords.wait()
+		return a.loop(ctx, g, socket)
+	})
+	err = g.Wait()
+	return errors.Join(err, a.stop())
+}
+
+func (a *Agent) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return errors.Join(
+		a.speaker.Stop(ctx, bgp.StopRestart),
+		a.masquerade.Close(),
+		a.table.Close(),
+	)
+}
+
+// watchPlan hands the node's plan to the loop whenever it changes.
+func (a *Agent) watchPlan(ctx context.Context) {
+	key := client.ObjectKey{Name: a.o.Node}
+	watchOne(ctx, a.o.Client, key, &v1alpha1.NodeNetwork{}, &v1alpha1.NodeNetworkList{}, func(n *v1alpha1.NodeNetwork, found bool) {
+		if !found {
+			a.log.Info("there is no plan for this node (yet); what works goes on working", "nodenetwork", a.o.Node)
+			return
+		}
+		p := plan{generation: n.Generation, spec: n.Spec}
+		select {
+		case <-a.plans: // an older one that nobody took
+		default:
+		}
+		a.plans <- p // the only sender: there is room
+	})
+}
+
+// listBlocks reads the node's blocks from the API once, however long that takes.
+func (a *Agent) listBlocks(ctx context.Context) {
+	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
+		blocks, err := BlockStore{Client: a.o.Client}.ListNode(ctx, a.o.Node)
+		if err == nil {
+			a.blocks <- blocks // never full: sent once
+			return
+		}
+		a.log.Warn("can't read the node's blocks; trying again", "in", wait, "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// ready reports why no pod can be attached, or nil.
+func (a *Agent) ready() error {
+	a.state.mu.Lock()
+	defer a.state.mu.Unlock()
+	switch {
+	case a.state.plan == nil:
+		return fmt.Errorf("node %s has no plan yet: see that godwit-controller runs and that kubectl get nodenetwork %s shows a plan", a.o.Node, a.o.Node)
+	case !a.state.blocksKnown:
+		return fmt.Errorf("the blocks of node %s are not known yet: see that the agent reaches the API server", a.o.Node)
+	}
+	return nil
+}
+
+// podMTU is the MTU of a pod's interface: that of the interface which holds the
+// node's address.
+func (a *Agent) podMTU() int {
+	a.state.mu.Lock()
+	want := a.state.desired.addresses
+	a.state.mu.Unlock()
+	found, err := findAddresses(want)
+	if err != nil || len(found) == 0 {
+		return 0
+	}
+	return int(found[0].MTU)
+}
+
+// report writes the node's status, as long as ctx lasts.
+func (a *Agent) report(ctx context.Context) {
+	w := statusWriter{client: a.o.Client, node: a.o.Node}
+	tick := time.NewTicker(statusInterval)
+	defer tick.Stop()
+	var failed string
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			o, ok := a.observe(ctx)
+			if !ok {
+				continue
+			}
+			wctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			err := w.write(wctx, o, now)
+			cancel()
+			if text(err) != failed && ctx.Err() == nil {
+				if failed = text(err); err != nil {
+					a.log.Warn("can't report the node's status; trying on", "error", err)
+				}
+			}
+		}
+	}
+}
+
+func (a *Agent) observe(ctx context.Context) (*observation, bool) {
+	o := &observation{version: a.o.Version, notReady: a.ready()}
+	a.state.mu.Lock()
+	p, want := a.state.plan, a.state.desired.addresses
+	o.problems = append(o.problems, a.state.problems...)
+	a.state.mu.Unlock()
+	if p == nil {
+		return nil, false // no object to report to
+	}
+	o.generation = p.generation
+	var err error
+	if o.addresses, err = findAddresses(want); err != nil {
+		o.problems = append(o.problems, err)
+	}
+	if len(o.addresses) < len(want) {
+		o.problems = append(o.problems, fmt.Errorf("not all of the node's addresses %v are on its interfaces", want))
+	}
+	if o.sessions, err = a.speaker.Sessions(ctx); err != nil {
+		o.problems = append(o.problems, err)
+	}
+	o.blocks, o.routes = a.addresses.Blocks(), a.table.Status()
+	return o, true
+}
+
+// allocator gives pods addresses of the pools that are for them.
+type allocator struct{ a *Agent }
+
+func (al allocator) Allocate(ctx context.Context, o ipam.Owner, pod cni.Pod) ([]ipam.Record, error) {
+	names, err := choosePools(ctx, al.a.state.choices(), pod.Namespace, al.a.namespaces.get)
+	if err != nil {
+		return nil, err
+	}
+	return al.a.addresses.Allocate(ctx, ipam.Request{Owner: o, Pod: pod.String(), Pools: names})
+}
+
+func (al allocator) Release(_ context.Context, o ipam.Owner) error {
+	_, err := al.a.addresses.Release(o)
+	return err
+}
+
+func (al allocator) Adopt(r ipam.Record) error { return al.a.addresses.Adopt(r) }
+
+func (al allocator) Records() []ipam.Record { return al.a.addresses.Records() }
+
+// podRoutes are the routes of pods in the node's table.
+type podRoutes struct{ table *routes.Table }
+
+func (p podRoutes) Add(ctx context.Context, addr netip.Addr, link string) error {
+	dst := hostPrefix(addr)
+	p.table.Update(routes.ClassPod, []routes.Route{{Dst: dst, Link: link}}, nil)
+	return p.table.Wait(ctx, dst)
+}
+
+func (p podRoutes) Remove(_ context.Context, addr netip.Addr) {
+	p.table.Update(routes.ClassPod, nil, []netip.Prefix{hostPrefix(addr)})
+}
+
+func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

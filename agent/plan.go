@@ -1,0 +1,183 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/bgp"
+	"github.com/godwit-net/godwit/ipam"
+)
+
+// Defaults of a session, where the plan leaves them open.
+const (
+	defaultHold            = 90 * time.Second
+	defaultConnectRetry    = 5 * time.Second
+	defaultGracefulRestart = 120 * time.Second
+)
+
+// desired is a plan in the terms of the packages that carry it out. It lacks
+// what the plan can't know: the node's blocks and the sessions' passwords.
+type desired struct {
+	addresses []netip.Addr
+	speaker   bgp.Config
+	passwords map[netip.Addr]v1alpha1.SecretKeyRef // by peer address
+	pools     []ipam.Pool
+	choices   []poolChoice
+	natted    []netip.Prefix // pools whose pods are masqueraded
+	ranges    []netip.Prefix // all pools
+}
+
+// poolChoice is a pool that gives out addresses on this node, and the
+// namespaces that it is for.
+type poolChoice struct {
+	name     string
+	v6       bool
+	selector labels.Selector // nil: for every namespace
+}
+
+// translate turns a plan into what is to be done. A part that makes no sense
+// is left out and reported; the rest stands.
+func translate(spec *v1alpha1.NodeNetworkSpec) (desired, []error) {
+	d := desired{passwords: map[netip.Addr]v1alpha1.SecretKeyRef{}}
+	var problems []error
+	for _, s := range spec.Addresses {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("node address: %w", err))
+			continue
+		}
+		d.addresses = append(d.addresses, a)
+	}
+	routerID, err := netip.ParseAddr(spec.RouterID)
+	if err != nil {
+		problems = append(problems, fmt.Errorf("router id: %w", err))
+	}
+	d.speaker = bgp.Config{
+		ASN:        uint32(spec.ASN),
+		RouterID:   routerID,
+		ListenPort: uint16(spec.ListenPort),
+	}
+	for i := range spec.Pools {
+		if err := d.addPool(&spec.Pools[i]); err != nil {
+			problems = append(problems, fmt.Errorf("pool %s: %w", spec.Pools[i].Name, err))
+		}
+	}
+	for i := range spec.Sessions {
+		if err := d.addSession(&spec.Sessions[i]); err != nil {
+			problems = append(problems, fmt.Errorf("session %s: %w", spec.Sessions[i].Name, err))
+		}
+	}
+	return d, problems
+}
+
+func (d *desired) addPool(p *v1alpha1.PlannedPool) error {
+	cidr, err := netip.ParsePrefix(p.CIDR)
+	if err != nil {
+		return err
+	}
+	pool := ipam.Pool{Name: p.Name, CIDR: cidr, BlockLen: int(p.BlockSize), Allocate: p.Allocate}
+	for _, s := range p.ReservedCIDRs {
+		r, err := netip.ParsePrefix(s)
+		if err != nil {
+			return fmt.Errorf("reserved range: %w", err)
+		}
+		pool.Reserved = append(pool.Reserved, r)
+	}
+	choice := poolChoice{name: p.Name, v6: cidr.Addr().Is6()}
+	if p.NamespaceSelector != nil {
+		choice.selector, err = metav1.LabelSelectorAsSelector(p.NamespaceSelector)
+		if err != nil {
+			return fmt.Errorf("namespace selector: %w", err)
+		}
+	}
+	d.pools = append(d.pools, pool)
+	d.ranges = append(d.ranges, cidr)
+	// Exactly blocks: a longer prefix would draw single pods away from their node.
+	d.speaker.Blocks = append(d.speaker.Blocks, bgp.Range{CIDR: cidr, MinLength: pool.BlockLen, MaxLength: pool.BlockLen})
+	if p.Allocate {
+		d.choices = append(d.choices, choice)
+	}
+	if p.NATOutgoing {
+		d.natted = append(d.natted, cidr)
+	}
+	return nil
+}
+
+func (d *desired) addSession(s *v1alpha1.PlannedSession) error {
+	address, err := netip.ParseAddr(s.PeerAddress)
+	if err != nil {
+		return fmt.Errorf("peer address: %w", err)
+	}
+	peer := bgp.Peer{
+		Name:            s.Name,
+		Kind:            bgp.PeerNode,
+		Address:         address,
+		Port:            uint16(s.PeerPort),
+		ASN:             uint32(s.PeerASN),
+		Hold:            defaultHold,
+		ConnectRetry:    defaultConnectRetry,
+		GracefulRestart: gracefulRestart(s.GracefulRestart),
+		MaxPrefixes:     int(s.MaxPrefixes),
+	}
+	if s.Kind == v1alpha1.SessionExternal {
+		peer.Kind = bgp.PeerExternal
+	}
+	setTimers(&peer, s.Timers)
+	for _, r := range s.ImportRules {
+		cidr, err := netip.ParsePrefix(r.CIDR)
+		if err != nil {
+			return fmt.Errorf("import rule: %w", err)
+		}
+		rule := bgp.Rule{
+			Range:  bgp.Range{CIDR: cidr, MinLength: cidr.Bits(), MaxLength: cidr.Bits()},
+			Accept: r.Action == v1alpha1.FilterAccept,
+		}
+		if r.MaxLength != nil {
+			rule.MaxLength = int(*r.MaxLength)
+		}
+		if r.MinLength != nil {
+			rule.MinLength = int(*r.MinLength)
+			rule.MaxLength = max(rule.MaxLength, rule.MinLength)
+		}
+		peer.Import = append(peer.Import, rule)
+	}
+	if s.PasswordSecretRef != nil {
+		d.passwords[address] = *s.PasswordSecretRef
+	}
+	d.speaker.Peers = append(d.speaker.Peers, peer)
+	return nil
+}
+
+func setTimers(peer *bgp.Peer, t *v1alpha1.BGPTimers) {
+	if t != nil {
+		if t.HoldSeconds != nil {
+			peer.Hold = time.Duration(*t.HoldSeconds) * time.Second
+		}
+		if t.KeepaliveSeconds != nil {
+			peer.Keepalive = time.Duration(*t.KeepaliveSeconds) * time.Second
+		}
+		if t.ConnectRetrySeconds != nil {
+			peer.ConnectRetry = time.Duration(*t.ConnectRetrySeconds) * time.Second
+		}
+	}
+	if peer.Keepalive == 0 {
+		peer.Keepalive = peer.Hold / 3
+	}
+}
+
+func gracefulRestart(g *v1alpha1.GracefulRestart) time.Duration {
+	switch {
+	case g == nil:
+		return defaultGracefulRestart
+	case g.Disabled:
+		return 0
+	case g.RestartSeconds != nil:
+		return time.Duration(*g.RestartSeconds) * time.Second
+	}
+	return defaultGracefulRestart
+}

@@ -1,0 +1,50 @@
+package agent
+
+import (
+	"context"
+	"errors"
+
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+// errNoPool says that no pool is for a pod.
+var errNoPool = errors.New("no IP pool gives out addresses to this pod: there is none for this node and the pod's namespace " +
+	"(see kubectl get ippools; a pool may be disabled, or its selectors may not match)")
+
+// choosePools returns the names of the pools that a pod of a namespace may
+// take addresses of, in the plan's order. Of each family, pools whose namespace
+// selector matches are chosen; where there are none, those without a selector.
+// read is called only if there are selectors to be matched.
+func choosePools(ctx context.Context, choices []poolChoice, namespace string, read func(context.Context, string) (labels.Set, error)) ([]string, error) {
+	var set labels.Set
+	for _, c := range choices {
+		if c.selector == nil || namespace == "" {
+			continue
+		}
+		var err error
+		if set, err = read(ctx, namespace); err != nil {
+			return nil, err
+		}
+		break
+	}
+	selected := map[bool]bool{} // by family: some pool's selector matches
+	for _, c := range choices {
+		if c.selector != nil && namespace != "" && c.selector.Matches(set) {
+			selected[c.v6] = true
+		}
+	}
+	var names []string
+	for _, c := range choices {
+		matches := c.selector == nil
+		if selected[c.v6] {
+			matches = c.selector != nil && c.selector.Matches(set)
+		}
+		if matches {
+			names = append(names, c.name)
+		}
+	}
+	if len(names) == 0 {
+		return nil, errNoPool
+	}
+	return names, nil
+}

@@ -1,0 +1,173 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/bgp"
+	"github.com/godwit-net/godwit/ipam"
+	"github.com/godwit-net/godwit/routes"
+)
+
+const (
+	statusInterval = time.Second      // how often the node is looked at
+	countInterval  = 10 * time.Second // how often mere figures are written
+	maxFailed      = 16               // failed routes in a status
+)
+
+// observation is what an agent sees of its node at one moment.
+type observation struct {
+	generation int64
+	version    string
+	addresses  []v1alpha1.NodeAddress
+	blocks     []ipam.BlockUsage
+	sessions   []bgp.Session
+	routes     routes.Status
+	notReady   error   // why no pod can be attached
+	problems   []error // of the plan and of carrying it out
+}
+
+// status puts an observation into the API's words. old is the status before,
+// which conditions that did not change keep their time of.
+func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1alpha1.NodeNetworkStatus {
+	s := v1alpha1.NodeNetworkStatus{
+		ObservedGeneration: o.generation,
+		AgentVersion:       o.version,
+		Addresses:          o.addresses,
+		Conditions:         slices.Clone(old.Conditions),
+	}
+	pods := 0
+	for _, b := range o.blocks {
+		pods += b.Allocated
+		s.Blocks = append(s.Blocks, v1alpha1.BlockStatus{CIDR: b.CIDR.String(), Pool: b.Pool, Allocated: int32(b.Allocated)})
+	}
+	var down []string
+	for i := range o.sessions {
+		session := sessionStatus(&o.sessions[i])
+		if session.State != string(bgp.StateEstablished) {
+			down = append(down, session.Name)
+		}
+		s.Sessions = append(s.Sessions, session)
+	}
+	for _, f := range o.routes.Failed[:min(len(o.routes.Failed), maxFailed)] {
+		s.FailedRoutes = append(s.FailedRoutes, v1alpha1.FailedRoute{Destination: f.Dst.String(), Message: f.Err.Error()})
+	}
+	s.Summary = v1alpha1.NodeSummary{
+		Sessions: fmt.Sprintf("%d/%d", len(o.sessions)-len(down), len(o.sessions)),
+		Blocks:   int32(len(o.blocks)),
+		Pods:     int32(pods),
+		Routes:   int32(o.routes.Installed[routes.ClassLearned]),
+	}
+	set := func(kind string, bad bool, goodReason, badReason, message string) {
+		c := metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: goodReason, ObservedGeneration: o.generation, LastTransitionTime: now}
+		if bad {
+			c.Status, c.Reason, c.Message = metav1.ConditionFalse, badReason, message
+		}
+		meta.SetStatusCondition(&s.Conditions, c)
+	}
+	set(v1alpha1.ConditionReady, o.notReady != nil, "Serving", "NotServing", text(o.notReady))
+	set(v1alpha1.ConditionPlanApplied, len(o.problems) > 0, "Applied", "Problems", joined(o.problems))
+	set(v1alpha1.ConditionSessionsEstablished, len(down) > 0, "Established", "Down", "not established: "+strings.Join(down, ", "))
+	set(v1alpha1.ConditionRoutesInstalled, len(o.routes.Failed) > 0, "Installed", "Failed",
+		fmt.Sprintf("%d routes could not be installed; see status.failedRoutes", len(o.routes.Failed)))
+	return s
+}
+
+func sessionStatus(b *bgp.Session) v1alpha1.SessionStatus {
+	s := v1alpha1.SessionStatus{
+		Name:        b.Name,
+		Kind:        v1alpha1.SessionNode,
+		PeerAddress: b.Address.String(),
+		PeerASN:     int64(b.ASN),
+		State:       string(b.State),
+		Received:    int32(b.Received),
+		Accepted:    int32(b.Accepted),
+		Advertised:  int32(b.Advertised),
+		Message:     b.Message,
+	}
+	if b.Kind == bgp.PeerExternal {
+		s.Kind = v1alpha1.SessionExternal
+	}
+	if !b.Since.IsZero() {
+		since := metav1.NewTime(b.Since.Truncate(time.Second))
+		s.Since = &since
+	}
+	return s
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func joined(errs []error) string {
+	words := make([]string, len(errs))
+	for i, err := range errs {
+		words[i] = err.Error()
+	}
+	slices.Sort(words)
+	return strings.Join(slices.Compact(words), "; ")
+}
+
+// withoutCounts returns s less the figures that change all the time.
+func withoutCounts(s *v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStatus {
+	out := *s.DeepCopy()
+	out.Summary.Pods, out.Summary.Routes = 0, 0
+	for i := range out.Blocks {
+		out.Blocks[i].Allocated = 0
+	}
+	for i := range out.Sessions {
+		out.Sessions[i].Received, out.Sessions[i].Accepted, out.Sessions[i].Advertised = 0, 0, 0
+	}
+	return out
+}
+
+// statusWriter writes a node's status when it differs: at once where it says
+// something new, and seldom where only figures moved.
+type statusWriter struct {
+	client  client.Client
+	node    string
+	written v1alpha1.NodeNetworkStatus
+	at      time.Time // of the last write
+}
+
+func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time) error {
+	s := status(o, &w.written, metav1.NewTime(now.Truncate(time.Second)))
+	if reflect.DeepEqual(s, w.written) {
+		return nil
+	}
+	if now.Sub(w.at) < countInterval && reflect.DeepEqual(withoutCounts(&s), withoutCounts(&w.written)) {
+		return nil
+	}
+	// "add" replaces what is there: the status is the agent's as a whole.
+	patch, err := json.Marshal([]map[string]any{{"op": "add", "path": "/status", "value": s}})
+	if err != nil {
+		return fmt.Errorf("encode status: %w", err)
+	}
+	obj := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: w.node}}
+	if err := w.client.Status().Patch(ctx, obj, client.RawPatch(types.JSONPatchType, patch)); err != nil {
+		return fmt.Errorf("write status: %w", err)
+	}
+	w.written, w.at = s, now
+	return nil
+}
+
+// sortedUnique is for the few addresses that a node exempts or reports.
+func sortedUnique(addrs []netip.Addr) []netip.Addr {
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs)
+}

@@ -1,0 +1,106 @@
+// godwit-agent is the part of Godwit that runs on every node.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/godwit-net/godwit/agent"
+	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/bgp"
+	"github.com/godwit-net/godwit/bgp/gobgp"
+	"github.com/godwit-net/godwit/internal/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	o := agent.Options{Version: version.Version}
+	var kubeconfig, level string
+	c := &cobra.Command{
+		Use:   "godwit-agent",
+		Short: "Godwit on a node: BGP speaker, routes, addresses and the CNI service",
+		Long: "godwit-agent carries out the node's plan (the NodeNetwork of the node's name): it speaks BGP,\n" +
+			"programs routes and masquerade, gives addresses to pods and serves the CNI plugin.\n" +
+			"It needs root in the node's network namespace.",
+		Version:      version.Version,
+		Args:         cobra.NoArgs,
+		SilenceUsage: true,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return run(c.Context(), o, kubeconfig, level)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.Node, "node-name", os.Getenv("NODE_NAME"), "name of this node in the Kubernetes API (default: $NODE_NAME)")
+	f.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig file (default: the service account of the pod)")
+	f.StringVar(&o.Namespace, "namespace", "godwit-system", "namespace of the Secrets that hold BGP passwords")
+	f.StringVar(&o.RunDir, "run-dir", "/run/godwit", "folder on tmpfs for the CNI socket and the address records")
+	f.StringVar(&o.StateDir, "state-dir", "/var/lib/godwit", "folder on disk for the checkpoint")
+	f.StringVar(&o.CNIConfig, "cni-conf", "/etc/cni/net.d/10-godwit.conflist", "CNI configuration to write once the agent is ready; empty for none")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	return c
+}
+
+func run(ctx context.Context, o agent.Options, kubeconfig, level string) error {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return fmt.Errorf("--log-level: %w", err)
+	}
+	if o.Node == "" {
+		return fmt.Errorf("the node has no name: give --node-name or set NODE_NAME")
+	}
+	o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
+	var err error
+	if o.Client, err = connect(kubeconfig); err != nil {
+		return err
+	}
+	o.NewSpeaker = func(sink bgp.Sink, restarting bool) (bgp.Speaker, error) {
+		return gobgp.New(gobgp.Options{Log: o.Log.With("part", "bgp"), Sink: sink, Restarting: restarting})
+	}
+	a, err := agent.New(ctx, o)
+	if err != nil {
+		return err
+	}
+	o.Log.Info("godwit-agent is up", "node", o.Node, "version", o.Version)
+	return a.Run(ctx)
+}
+
+func connect(kubeconfig string) (client.WithWatch, error) {
+	var (
+		c   *rest.Config
+		err error
+	)
+	if kubeconfig == "" {
+		c, err = rest.InClusterConfig()
+	} else {
+		c, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("API server: %w", err)
+	}
+	c.UserAgent = "godwit-agent/" + version.Version
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{v1alpha1.AddToScheme, corev1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, err
+		}
+	}
+	return client.NewWithWatch(c, client.Options{Scheme: scheme})
+}
