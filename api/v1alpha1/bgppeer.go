@@ -36,7 +36,7 @@ type BGPPeerSpec struct {
 	// The router's address.
 	// +required
 	// +kubebuilder:validation:MaxLength=45
-	// +kubebuilder:validation:XValidation:rule="isIP(self) && !ip(self).isUnspecified() && !ip(self).isLoopback()",message="must be an IP address of the router, such as 10.211.55.1"
+	// +kubebuilder:validation:XValidation:rule="isIP(self) && !ip(self).isLoopback() && (ip(self).isGlobalUnicast() || (ip(self).family() == 4 && ip(self).isLinkLocalUnicast()))",message="must be a unicast IP address of the router, such as 10.211.55.1"
 	PeerAddress string `json:"peerAddress"`
 
 	// The TCP port on which the router listens.
@@ -105,8 +105,8 @@ type SecretKeyRef struct {
 
 // BGPPeerStatus is what the controller found out about a peer.
 type BGPPeerStatus struct {
-	// Ready tells whether the peer is in the plan of at least one node; the reason says
-	// why not (NoNodes, FilterNotFound, Conflict).
+	// Ready tells whether each node that the selector matches has the peer in its plan
+	// as asked; the reason says why not (NoNodes, FilterNotFound, Conflict, Invalid).
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -34,7 +34,7 @@ type IPBlockSpec struct {
 	// The block, such as 172.25.0.128/26.
 	// +required
 	// +kubebuilder:validation:MaxLength=43
-	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked()",message="must be a network in CIDR form with no host bits set, such as 172.25.0.128/26"
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked() && ip.isCanonical(self.split('/')[0])",message="must be a network in CIDR form with no host bits set and in its one canonical spelling, such as 172.25.0.128/26 or fd00:25::40/122"
 	CIDR string `json:"cidr"`
 	// The pool that the block is part of.
 	// +required

@@ -97,7 +97,7 @@ type IPPoolSpec struct {
 // IPPoolStatus is what the controller found out about a pool.
 type IPPoolStatus struct {
 	// Ready tells whether nodes may claim blocks of the pool; the reason says why not
-	// (Overlaps, Disabled, Invalid).
+	// (Overlaps, Disabled, Invalid, NoNodes).
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -105,7 +105,7 @@ type IPPoolStatus struct {
 	// How many blocks nodes have claimed.
 	// +optional
 	Blocks int64 `json:"blocks,omitempty"`
-	// How many blocks the pool has in all.
+	// How many blocks the pool has, without those that are reserved as a whole.
 	// +optional
 	Capacity int64 `json:"capacity,omitempty"`
 	// How many addresses pods hold, as last reported by the nodes.

@@ -55,10 +55,11 @@ type NodeNetworkSpec struct {
 	// +listType=map
 	// +listMapKey=name
 	Pools []PlannedPool `json:"pools,omitempty"`
-	// The node's BGP sessions.
+	// The node's BGP sessions, one for each address of another end: two can't share an
+	// address, but a node and a BGPPeer may share a name.
 	// +optional
 	// +listType=map
-	// +listMapKey=name
+	// +listMapKey=peerAddress
 	Sessions []PlannedSession `json:"sessions,omitempty"`
 }
 
@@ -170,7 +171,7 @@ type NodeNetworkStatus struct {
 	// The node's BGP sessions.
 	// +optional
 	// +listType=map
-	// +listMapKey=name
+	// +listMapKey=peerAddress
 	Sessions []SessionStatus `json:"sessions,omitempty"`
 	// Routes that could not be installed, at most 16 of them.
 	// +optional
