@@ -1,0 +1,309 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/bgp"
+	"github.com/godwit-net/godwit/internal/apitest"
+	"github.com/godwit-net/godwit/ipam"
+	"github.com/godwit-net/godwit/ipam/ipamtest"
+	"github.com/godwit-net/godwit/routes"
+)
+
+// TestAgainstAPIServer holds what an agent does at the API against a real server.
+func TestAgainstAPIServer(t *testing.T) {
+	c := apitest.Client(t, apitest.Start(t))
+	t.Run("block store", func(t *testing.T) {
+		ipamtest.Conformance(t, func(t *testing.T) ipam.BlockStore {
+			clearBlocks(t, c)
+			return BlockStore{Client: c}
+		})
+	})
+	t.Run("fifty claimers", func(t *testing.T) { clearBlocks(t, c); testFiftyClaimers(t, c) })
+	t.Run("watch one", func(t *testing.T) { testWatchOne(t, c) })
+	t.Run("passwords", func(t *testing.T) { testPasswords(t, c) })
+	t.Run("status", func(t *testing.T) { testStatusWriter(t, c) })
+}
+
+func clearBlocks(t *testing.T, c client.Client) {
+	t.Helper()
+	if err := c.DeleteAllOf(t.Context(), &v1alpha1.IPBlock{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// countingStore counts the attempts that lost a race.
+type countingStore struct {
+	ipam.BlockStore
+	mu   sync.Mutex
+	lost int
+}
+
+func (s *countingStore) Create(ctx context.Context, b ipam.Block) error {
+	err := s.BlockStore.Create(ctx, b)
+	if errors.Is(err, ipam.ErrBlockExists) {
+		s.mu.Lock()
+		s.lost++
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// testFiftyClaimers has 50 nodes claim at once from a pool of 64 blocks, and
+// then more than there are.
+func testFiftyClaimers(t *testing.T, c client.Client) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	pool := ipam.Pool{Name: "small", CIDR: netip.MustParsePrefix("172.25.0.0/20"), BlockLen: 26, Allocate: true}
+	store := &countingStore{BlockStore: BlockStore{Client: c}}
+	claim := func(from, to int) (map[string]ipam.Block, []error) {
+		var (
+			mu     sync.Mutex
+			wg     sync.WaitGroup
+			got    = map[string]ipam.Block{}
+			errs   []error
+			starts = make(chan struct{})
+		)
+		for i := from; i < to; i++ {
+			node := fmt.Sprintf("node-%d", i)
+			wg.Go(func() {
+				<-starts
+				b, err := ipam.Claim(ctx, store, pool, node, nil)
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					errs = append(errs, err)
+					return
+				}
+				got[node] = b
+			})
+		}
+		close(starts)
+		wg.Wait()
+		return got, errs
+	}
+
+	got, errs := claim(0, 50)
+	if len(errs) > 0 {
+		t.Fatalf("of 50 claimers over 64 blocks %d failed: %v", len(errs), errs[0])
+	}
+	more, errs := claim(50, 70)
+	if len(more) != 14 || len(errs) != 6 {
+		t.Errorf("of 20 more claimers over 14 blocks %d got one and %d none", len(more), len(errs))
+	}
+	for _, err := range errs {
+		var full *ipam.ExhaustedError
+		if !errors.As(err, &full) || !strings.Contains(err.Error(), `"small"`) {
+			t.Errorf("error %v, want one that says that the pool small is exhausted", err)
+		}
+	}
+	if store.lost == 0 {
+		t.Error("no claimer ever lost a race: the test shows nothing")
+	}
+
+	all, err := store.List(ctx, "small")
+	if err != nil {
+		t.Fatal(err)
+	}
+	owners := map[netip.Prefix]string{}
+	for _, b := range all {
+		owners[b.CIDR] = b.Node
+	}
+	if len(all) != 64 || len(owners) != 64 {
+		t.Errorf("%d blocks, %d of them distinct; want 64", len(all), len(owners))
+	}
+	for _, claimed := range []map[string]ipam.Block{got, more} {
+		for node, b := range claimed {
+			if owners[b.CIDR] != node {
+				t.Errorf("%s was told that it has %s, which the API says is %s's", node, b.CIDR, owners[b.CIDR])
+			}
+		}
+	}
+	t.Logf("50 claimers over 64 blocks: %d attempts lost a race and went on", store.lost)
+}
+
+func testWatchOne(t *testing.T, c client.WithWatch) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	type event struct {
+		port  int32
+		found bool
+	}
+	events := make(chan event, 16)
+	wg.Go(func() {
+		watchOne(ctx, c, client.ObjectKey{Name: "n1"}, &v1alpha1.NodeNetwork{}, &v1alpha1.NodeNetworkList{}, func(n *v1alpha1.NodeNetwork, found bool) {
+			e := event{found: found}
+			if found {
+				e.port = n.Spec.ListenPort
+			}
+			events <- e
+		})
+	})
+	expect := func(want event) {
+		t.Helper()
+		select {
+		case got := <-events:
+			if got != want {
+				t.Fatalf("event %+v, want %+v", got, want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("no event in time; want %+v", want)
+		}
+	}
+	expect(event{})
+	network := func(name string, port int32) *v1alpha1.NodeNetwork {
+		return &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.NodeNetworkSpec{ListenPort: port}}
+	}
+	other, n1 := network("n2", 1), network("n1", 179)
+	for _, n := range []*v1alpha1.NodeNetwork{other, n1} {
+		if err := c.Create(ctx, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect(event{179, true})
+	n1.Spec.ListenPort = 180
+	if err := c.Update(ctx, n1); err != nil {
+		t.Fatal(err)
+	}
+	expect(event{180, true})
+	for _, n := range []*v1alpha1.NodeNetwork{other, n1} {
+		if err := c.Delete(ctx, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect(event{})
+}
+
+func testPasswords(t *testing.T, c client.WithWatch) {
+	ctx, cancel := context.WithCancel(t.Context())
+	p := newPasswords(c, "default")
+	defer p.wait()
+	defer cancel()
+	ref := v1alpha1.SecretKeyRef{Name: "tor1", Key: "password"}
+	expect := func(password, message string) {
+		t.Helper()
+		deadline := time.After(20 * time.Second)
+		for {
+			got, err := p.get(ref)
+			if got == password && strings.Contains(text(err), message) && (message != "" || err == nil) {
+				return
+			}
+			select {
+			case <-p.changed:
+			case <-deadline:
+				t.Fatalf("password %q, error %v; want %q and %q", got, err, password, message)
+			}
+		}
+	}
+	expect("", "has not been read yet")
+	p.want(ctx, map[string]bool{"tor1": true})
+	expect("", "does not exist")
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "tor1"}, Data: map[string][]byte{"password": nil}}
+	if err := c.Create(ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	expect("", `has nothing under the key "password"`)
+	for _, word := range []string{"first", "second"} {
+		s.Data = map[string][]byte{"password": []byte(word)}
+		if err := c.Update(ctx, s); err != nil {
+			t.Fatal(err)
+		}
+		expect(word, "")
+	}
+	if err := c.Delete(ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	expect("", "does not exist")
+	p.want(ctx, nil)
+	expect("", "has not been read yet")
+}
+
+func testStatusWriter(t *testing.T, c client.Client) {
+	ctx := t.Context()
+	if err := c.Create(ctx, &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}); err != nil {
+		t.Fatal(err)
+	}
+	w := statusWriter{client: c, node: "n1"}
+	start := time.Now()
+	o := &observation{
+		generation: 1, version: "v1",
+		blocks: []ipam.BlockUsage{{Block: ipam.Block{CIDR: netip.MustParsePrefix("172.25.0.128/26"), Pool: "default", Node: "n1"}, Allocated: 1, Capacity: 64}},
+		sessions: []bgp.Session{
+			{Name: "n2", Address: netip.MustParseAddr("10.211.55.116"), ASN: 64512, State: bgp.StateEstablished, Since: start, Received: 1, Accepted: 1, Advertised: 1},
+			{Name: "tor1", Kind: bgp.PeerExternal, Address: netip.MustParseAddr("10.211.55.1"), ASN: 65001, State: bgp.StateActive, Message: "connection refused"},
+		},
+		routes: routes.Status{Failed: []routes.Failure{{Dst: netip.MustParsePrefix("172.25.9.0/26"), Err: errors.New("no such device")}}},
+	}
+	version := ""
+	get := func(write bool) *v1alpha1.NodeNetworkStatus {
+		t.Helper()
+		var n v1alpha1.NodeNetwork
+		if err := c.Get(ctx, client.ObjectKey{Name: "n1"}, &n); err != nil {
+			t.Fatal(err)
+		}
+		if written := n.ResourceVersion != version; written != write {
+			t.Errorf("written %v, want %v", written, write)
+		}
+		version = n.ResourceVersion
+		return &n.Status
+	}
+	step := func(after time.Duration) {
+		t.Helper()
+		if err := w.write(ctx, o, start.Add(after)); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	step(0)
+	s := get(true)
+	if s.Summary != (v1alpha1.NodeSummary{Sessions: "1/2", Blocks: 1, Pods: 1}) {
+		t.Errorf("summary %+v", s.Summary)
+	}
+	conditions := map[string]string{}
+	for _, cond := range s.Conditions {
+		conditions[cond.Type] = string(cond.Status) + " " + cond.Reason + " " + cond.Message
+	}
+	for kind, want := range map[string]string{
+		v1alpha1.ConditionReady:               "True Serving ",
+		v1alpha1.ConditionPlanApplied:         "True Applied ",
+		v1alpha1.ConditionSessionsEstablished: "False Down not established: tor1",
+		v1alpha1.ConditionRoutesInstalled:     "False Failed 1 routes could not be installed; see status.failedRoutes",
+	} {
+		if conditions[kind] != want {
+			t.Errorf("condition %s: %q, want %q", kind, conditions[kind], want)
+		}
+	}
+	step(time.Second) // nothing new
+	get(false)
+	o.blocks[0].Allocated = 2
+	step(2 * time.Second) // a figure alone waits
+	get(false)
+	step(countInterval + time.Second)
+	if s := get(true); s.Blocks[0].Allocated != 2 {
+		t.Errorf("allocated %d, want 2", s.Blocks[0].Allocated)
+	}
+	o.sessions[1].State, o.sessions[1].Message = bgp.StateEstablished, ""
+	step(countInterval + 2*time.Second) // what matters is written at once
+	if s := get(true); s.Summary.Sessions != "2/2" {
+		t.Errorf("sessions %s, want 2/2", s.Summary.Sessions)
+	}
+	o.sessions, o.routes = nil, routes.Status{}
+	step(countInterval + 3*time.Second) // what is gone is gone
+	if s := get(true); len(s.Sessions) != 0 || len(s.FailedRoutes) != 0 {
+		t.Errorf("sessions %v and failed routes %v are left", s.Sessions, s.FailedRoutes)
+	}
+}

@@ -1,0 +1,102 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/godwit-net/godwit/bgp"
+	"github.com/godwit-net/godwit/routes"
+)
+
+// noteTable writes down what it is told.
+type noteTable struct{ notes []string }
+
+func (n *noteTable) Set(c routes.Class, desired []routes.Route) {
+	n.notes = append(n.notes, fmt.Sprintf("set %d: %d", c, len(desired)))
+}
+
+func (n *noteTable) Update(_ routes.Class, put []routes.Route, remove []netip.Prefix) {
+	for _, r := range put {
+		line := r.Dst.String()
+		for _, h := range r.NextHops {
+			line += " via " + h.Gateway.String()
+			if h.Link != "" {
+				line += " dev " + h.Link
+			}
+		}
+		n.notes = append(n.notes, line)
+	}
+	for _, p := range remove {
+		n.notes = append(n.notes, "del "+p.String())
+	}
+}
+
+func (n *noteTable) Synced(c routes.Class) { n.notes = append(n.notes, fmt.Sprintf("synced %d", c)) }
+
+func route(prefix string, node bool, via ...string) bgp.Route {
+	r := bgp.Route{Prefix: netip.MustParsePrefix(prefix), FromNode: node}
+	for _, v := range via {
+		r.NextHops = append(r.NextHops, netip.MustParseAddr(v))
+	}
+	return r
+}
+
+func TestLearnedRoutesGoToTheTable(t *testing.T) {
+	var table noteTable
+	l := newLearned(&table)
+	l.Learned([]bgp.Route{
+		route("172.25.0.192/26", true, "10.211.55.116"),
+		route("192.168.200.0/24", false, "10.211.55.1", "10.211.55.2"),
+		route("fd00::/122", true, "fe80::1%eth0"),
+	}, []netip.Prefix{netip.MustParsePrefix("172.25.9.0/26")})
+	l.InSync()
+	want := []string{
+		"172.25.0.192/26 via 10.211.55.116",
+		"192.168.200.0/24 via 10.211.55.1 via 10.211.55.2",
+		"fd00::/122 via fe80::1 dev eth0",
+		"del 172.25.9.0/26",
+		fmt.Sprintf("synced %d", routes.ClassLearned),
+	}
+	if diff := cmp.Diff(want, table.notes); diff != "" {
+		t.Errorf("told the table (-want +got):\n%s", diff)
+	}
+}
+
+func TestNodesAreKnownByTheirBlocks(t *testing.T) {
+	l := newLearned(&noteTable{})
+	gone := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
+	for i, step := range []struct {
+		put    []bgp.Route
+		gone   []netip.Prefix
+		want   string
+		signal bool
+	}{
+		{put: []bgp.Route{route("172.25.1.0/26", true, "10.0.0.1")}, want: "[10.0.0.1]", signal: true},
+		{put: []bgp.Route{route("172.25.2.0/26", true, "10.0.0.1")}, want: "[10.0.0.1]"},
+		{put: []bgp.Route{route("192.168.1.0/24", false, "10.0.0.9")}, want: "[10.0.0.1]"},
+		{gone: gone("172.25.1.0/26"), want: "[10.0.0.1]"},
+		{put: []bgp.Route{route("172.25.2.0/26", true, "10.0.0.2")}, want: "[10.0.0.2]", signal: true},
+		{put: []bgp.Route{route("172.25.2.0/26", false, "10.0.0.2")}, want: "[]", signal: true},
+		{put: []bgp.Route{route("172.25.2.0/26", true, "10.0.0.2")}, want: "[10.0.0.2]", signal: true},
+		{gone: gone("172.25.2.0/26"), want: "[]", signal: true},
+		{gone: gone("172.25.2.0/26"), want: "[]"},
+	} {
+		l.Learned(step.put, step.gone)
+		if got := fmt.Sprint(l.nodeAddresses()); got != step.want {
+			t.Errorf("step %d: nodes %s, want %s", i, got, step.want)
+		}
+		if got := len(l.changed) == 1; got != step.signal {
+			t.Errorf("step %d: signalled %v, want %v", i, got, step.signal)
+		}
+		for len(l.changed) > 0 {
+			<-l.changed
+		}
+	}
+	if !slices.Equal(l.nodeAddresses(), []netip.Addr{}) || len(l.byPrefix) != 0 {
+		t.Errorf("something is left: %v", l.byPrefix)
+	}
+}

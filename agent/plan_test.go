@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/bgp"
+	"github.com/godwit-net/godwit/ipam"
+)
+
+const referencePlan = `
+addresses: [10.211.55.101]
+asn: 64512
+routerID: 10.211.55.101
+listenPort: 179
+pools:
+- name: default
+  cidr: 172.25.0.0/16
+  blockSize: 26
+  encapsulation: None
+  natOutgoing: true
+  allocate: true
+  reservedCIDRs: [172.25.0.0/28]
+- name: old
+  cidr: 172.26.0.0/16
+  blockSize: 24
+  encapsulation: None
+sessions:
+- name: n2
+  kind: Node
+  peerAddress: 10.211.55.116
+  peerPort: 179
+  peerASN: 64512
+- name: tor1
+  kind: External
+  peerAddress: 10.211.55.1
+  peerPort: 1179
+  peerASN: 65001
+  maxPrefixes: 100
+  passwordSecretRef: {name: tor1, key: password}
+  timers: {holdSeconds: 9, connectRetrySeconds: 2}
+  gracefulRestart: {disabled: true}
+  importRules:
+  - {cidr: 192.168.0.0/16, minLength: 24, maxLength: 28, action: Accept}
+  - {cidr: 10.0.0.0/8, action: Reject}
+  - {cidr: 10.0.0.0/8, minLength: 16, action: Accept}
+`
+
+func parsePlan(t *testing.T, text string) *v1alpha1.NodeNetworkSpec {
+	t.Helper()
+	var spec v1alpha1.NodeNetworkSpec
+	if err := yaml.UnmarshalStrict([]byte(text), &spec); err != nil {
+		t.Fatal(err)
+	}
+	return &spec
+}
+
+func compareNetip() cmp.Option {
+	return cmp.Options{
+		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+		cmpopts.EquateEmpty(),
+	}
+}
+
+func TestTranslateReferencePlan(t *testing.T) {
+	got, problems := translate(parsePlan(t, referencePlan))
+	if len(problems) > 0 {
+		t.Fatalf("problems of a plan in order: %v", problems)
+	}
+	cidr := netip.MustParsePrefix
+	rule := func(p string, from, to int, accept bool) bgp.Rule {
+		return bgp.Rule{Range: bgp.Range{CIDR: cidr(p), MinLength: from, MaxLength: to}, Accept: accept}
+	}
+	want := bgp.Config{
+		ASN:        64512,
+		RouterID:   netip.MustParseAddr("10.211.55.101"),
+		ListenPort: 179,
+		Blocks: []bgp.Range{
+			{CIDR: cidr("172.25.0.0/16"), MinLength: 26, MaxLength: 26},
+			{CIDR: cidr("172.26.0.0/16"), MinLength: 24, MaxLength: 24},
+		},
+		Peers: []bgp.Peer{
+			{
+				Name: "n2", Kind: bgp.PeerNode, Address: netip.MustParseAddr("10.211.55.116"), Port: 179, ASN: 64512,
+				Hold: 90 * time.Second, Keepalive: 30 * time.Second, ConnectRetry: 5 * time.Second, GracefulRestart: 120 * time.Second,
+			},
+			{
+				Name: "tor1", Kind: bgp.PeerExternal, Address: netip.MustParseAddr("10.211.55.1"), Port: 1179, ASN: 65001,
+				Hold: 9 * time.Second, Keepalive: 3 * time.Second, ConnectRetry: 2 * time.Second, MaxPrefixes: 100,
+				Import: []bgp.Rule{
+					rule("192.168.0.0/16", 24, 28, true),
+					rule("10.0.0.0/8", 8, 8, false),
+					rule("10.0.0.0/8", 16, 16, true),
+				},
+			},
+		},
+	}
+	if diff := cmp.Diff(want, got.speaker, compareNetip()); diff != "" {
+		t.Errorf("speaker (-want +got):\n%s", diff)
+	}
+	pools := []ipam.Pool{
+		{Name: "default", CIDR: cidr("172.25.0.0/16"), BlockLen: 26, Reserved: []netip.Prefix{cidr("172.25.0.0/28")}, Allocate: true},
+		{Name: "old", CIDR: cidr("172.26.0.0/16"), BlockLen: 24},
+	}
+	if diff := cmp.Diff(pools, got.pools, compareNetip()); diff != "" {
+		t.Errorf("pools (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]netip.Prefix{cidr("172.25.0.0/16")}, got.natted, compareNetip()); diff != "" {
+		t.Errorf("masqueraded (-want +got):\n%s", diff)
+	}
+	if len(got.choices) != 1 || got.choices[0].name != "default" {
+		t.Errorf("pools that give out addresses: %+v, want default alone", got.choices)
+	}
+	if ref := got.passwords[netip.MustParseAddr("10.211.55.1")]; ref.Name != "tor1" || ref.Key != "password" {
+		t.Errorf("password of tor1: %+v", ref)
+	}
+}
+
+func TestTranslateKeepsWhatMakesSense(t *testing.T) {
+	for name, c := range map[string]struct {
+		damage func(*v1alpha1.NodeNetworkSpec)
+		want   string
+	}{
+		"node address":       {func(s *v1alpha1.NodeNetworkSpec) { s.Addresses = append(s.Addresses, "ten") }, "node address: "},
+		"pool":               {func(s *v1alpha1.NodeNetworkSpec) { s.Pools[1].CIDR = "172.26.0.0" }, "pool old: "},
+		"reserved range":     {func(s *v1alpha1.NodeNetworkSpec) { s.Pools[1].ReservedCIDRs = []string{"x"} }, "pool old: reserved range: "},
+		"peer address":       {func(s *v1alpha1.NodeNetworkSpec) { s.Sessions[1].PeerAddress = "tor1" }, "session tor1: peer address: "},
+		"import rule":        {func(s *v1alpha1.NodeNetworkSpec) { s.Sessions[1].ImportRules[0].CIDR = "all" }, "session tor1: import rule: "},
+		"namespace selector": {func(s *v1alpha1.NodeNetworkSpec) { s.Pools[1].NamespaceSelector = badSelector() }, "pool old: namespace selector: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := parsePlan(t, referencePlan)
+			c.damage(spec)
+			got, problems := translate(spec)
+			if len(problems) != 1 || !strings.HasPrefix(problems[0].Error(), c.want) {
+				t.Errorf("problems %v, want one that begins with %q", problems, c.want)
+			}
+			if len(got.pools) == 0 || got.pools[0].Name != "default" || len(got.speaker.Peers) == 0 || got.speaker.Peers[0].Name != "n2" {
+				t.Errorf("the parts in order did not stand: %+v", got)
+			}
+		})
+	}
+}
+
+func badSelector() *metav1.LabelSelector {
+	return &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Sometimes"}}}
+}
