@@ -1,0 +1,208 @@
+package gobgp
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	"github.com/osrg/gobgp/v4/api"
+
+	"github.com/godwit-net/godwit/bgp"
+)
+
+// apply brings the server from what is applied to c. Things that widen what is
+// announced or accepted come after those that narrow it; own prefixes come
+// before new peers, so that a new session starts with all of them.
+func (s *Speaker) apply(ctx context.Context, c bgp.Config) error {
+	want := make(map[netip.Addr]bgp.Peer, len(c.Peers))
+	for _, p := range c.Peers {
+		want[p.Address] = p
+	}
+	var errs []error
+	fail := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+
+	added, withdrawn := s.prefixChanges(c)
+	fail(s.withdraw(withdrawn))
+	for _, addr := range sortedKeys(s.applied.peers) {
+		p := s.applied.peers[addr]
+		if w, keep := want[addr]; keep && sameSession(p, w) {
+			continue
+		}
+		if err := s.removePeer(ctx, p); err != nil {
+			fail(&bgp.PeerError{Peer: p.Name, Err: err})
+		}
+	}
+	s.markForEvaluation(c, want, added, withdrawn)
+	s.learned.setPeers(want)
+	s.book.setPeers(want)
+	if err := s.setPolicy(ctx, c); err != nil {
+		// Without the policy nothing may be announced and no peer let in.
+		return errors.Join(append(errs, err)...)
+	}
+	fail(s.announce(added))
+
+	for _, addr := range sortedKeys(want) {
+		p := want[addr]
+		if _, have := s.applied.peers[addr]; have {
+			s.applied.peers[addr] = p
+			continue
+		}
+		if err := s.addPeer(ctx, c, p); err != nil {
+			fail(&bgp.PeerError{Peer: p.Name, Err: err})
+		}
+	}
+	fail(s.evaluateAnew(ctx))
+	s.limits.watch(s.applied.peers)
+	return errors.Join(errs...)
+}
+
+// prefixChanges compares what is announced with what is to be.
+func (s *Speaker) prefixChanges(c bgp.Config) (added, withdrawn []netip.Prefix) {
+	want := make(map[netip.Prefix]bool, len(c.Advertise))
+	for _, p := range c.Advertise {
+		if !want[p] && !s.applied.advertise[p] {
+			added = append(added, p)
+		}
+		want[p] = true
+	}
+	for p := range s.applied.advertise {
+		if !want[p] {
+			withdrawn = append(withdrawn, p)
+		}
+	}
+	return added, withdrawn
+}
+
+func (s *Speaker) announce(prefixes []netip.Prefix) error {
+	if err := s.server.announce(prefixes); err != nil {
+		return err
+	}
+	for _, p := range prefixes {
+		s.applied.advertise[p] = true
+	}
+	return nil
+}
+
+func (s *Speaker) withdraw(prefixes []netip.Prefix) error {
+	if err := s.server.withdraw(prefixes); err != nil {
+		return err
+	}
+	for _, p := range prefixes {
+		delete(s.applied.advertise, p)
+	}
+	return nil
+}
+
+// markForEvaluation remembers the peers for whose routes the import policy
+// changes. Announcing a prefix matters only when someone else's route is in
+// its range, which is rare; withdrawing one may let others' routes in.
+func (s *Speaker) markForEvaluation(c bgp.Config, want map[netip.Addr]bgp.Peer, added, withdrawn []netip.Prefix) {
+	old := s.applied.policy
+	if old == nil {
+		return
+	}
+	everyone := len(withdrawn) > 0 || s.learned.anyWithin(added)
+	blocks := !slices.Equal(old.blocks, c.Blocks)
+	for addr, was := range s.applied.peers {
+		p, keep := want[addr]
+		switch {
+		case !keep:
+		case everyone,
+			p.Kind != was.Kind,
+			p.Kind == bgp.PeerNode && blocks,
+			p.Kind == bgp.PeerExternal && !slices.Equal(p.Import, was.Import):
+			s.applied.resoften[addr] = true
+		}
+	}
+}
+
+func (s *Speaker) setPolicy(ctx context.Context, c bgp.Config) error {
+	p := newPolicy(c)
+	if reflect.DeepEqual(p, s.applied.policy) {
+		return nil
+	}
+	if err := s.server.setPolicy(ctx, p); err != nil {
+		return fmt.Errorf("set the BGP policy: %w", err)
+	}
+	s.applied.policy = p
+	return nil
+}
+
+func (s *Speaker) addPeer(ctx context.Context, c bgp.Config, p bgp.Peer) error {
+	if p.Password != "" {
+		if err := probeMD5(p.Address.Is4()); err != nil {
+			return fmt.Errorf("a password is set, but this kernel has no TCP MD5: %w", err)
+		}
+	}
+	s.book.reset(p.Address)
+	if err := s.server.addPeer(ctx, apiPeer(c, p, s.restarting)); err != nil {
+		return fmt.Errorf("add the session: %w", err)
+	}
+	s.applied.peers[p.Address] = p
+	return nil
+}
+
+func (s *Speaker) removePeer(ctx context.Context, p bgp.Peer) error {
+	delete(s.applied.resoften, p.Address)
+	if p.Password != "" {
+		// GoBGP forgets to take the key from its listening socket when a peer is
+		// deleted, but not when it is updated.
+		bare := p
+		bare.Password = ""
+		peer := apiPeer(s.config, bare, false)
+		peer.Conf.AdminDown = true
+		if _, err := s.server.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: peer}); err != nil {
+			return fmt.Errorf("take the password away: %w", err)
+		}
+	}
+	if err := s.server.DeletePeer(ctx, &api.DeletePeerRequest{Address: p.Address.String()}); err != nil {
+		return fmt.Errorf("remove the session: %w", err)
+	}
+	delete(s.applied.peers, p.Address)
+	s.book.reset(p.Address)
+	return nil
+}
+
+// evaluateAnew has the import policy look again at the routes of marked peers.
+func (s *Speaker) evaluateAnew(ctx context.Context) error {
+	var errs []error
+	for _, addr := range sortedKeys(s.applied.resoften) {
+		err := s.server.ResetPeer(ctx, &api.ResetPeerRequest{
+			Address: addr.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_IN,
+		})
+		if err != nil {
+			errs = append(errs, &bgp.PeerError{Peer: s.applied.peers[addr].Name, Err: err})
+			continue
+		}
+		delete(s.applied.resoften, addr)
+		s.book.policyChanged(addr)
+	}
+	return errors.Join(errs...)
+}
+
+// sameSession reports whether two peers differ in nothing that a session must
+// be reset for: their import policy is applied without.
+func sameSession(a, b bgp.Peer) bool {
+	a.Name, b.Name = "", ""
+	a.Kind, b.Kind = 0, 0
+	a.Import, b.Import = nil, nil
+	a.MaxPrefixes, b.MaxPrefixes = 0, 0
+	return reflect.DeepEqual(a, b)
+}
+
+func sortedKeys[V any](m map[netip.Addr]V) []netip.Addr {
+	keys := make([]netip.Addr, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b netip.Addr) int { return cmp.Compare(a.Compare(b), 0) })
+	return keys
+}

@@ -1,0 +1,116 @@
+package gobgp
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+	"golang.org/x/sys/unix"
+
+	"github.com/godwit-net/godwit/bgp"
+)
+
+const (
+	// idleAfterReset is how long GoBGP rests, in seconds, after it has reset a session.
+	idleAfterReset = 1
+	// deferral is how long, in seconds, a restarting speaker waits for the routes of
+	// all peers before it announces its own. Ours depend on nobody else's, so the
+	// shortest time will do.
+	deferral = 1
+)
+
+// apiPeer says in GoBGP's words what a session is to be.
+//
+// The families are those of the peer's address. GoBGP's own prefix limit is
+// not used, see limiter.
+func apiPeer(c bgp.Config, p bgp.Peer, restarting bool) *api.Peer {
+	peer := &api.Peer{
+		Conf: &api.PeerConf{
+			NeighborAddress: p.Address.String(),
+			PeerAsn:         p.ASN,
+			AuthPassword:    p.Password,
+			Description:     p.Name,
+		},
+		Timers: &api.Timers{Config: &api.TimersConfig{
+			HoldTime:               seconds(p.EffectiveHold()),
+			KeepaliveInterval:      seconds(p.EffectiveKeepalive()),
+			ConnectRetry:           seconds(orDefault(p.ConnectRetry, bgp.DefaultConnectRetry)),
+			IdleHoldTimeAfterReset: idleAfterReset,
+		}},
+		Transport: &api.Transport{
+			RemotePort:   uint32(p.Port),
+			LocalAddress: localAddress(c, p.Address),
+		},
+	}
+	gr := p.GracefulRestart > 0
+	if gr {
+		peer.GracefulRestart = &api.GracefulRestart{
+			Enabled:         true,
+			RestartTime:     uint32(seconds(p.GracefulRestart)),
+			DeferralTime:    deferral,
+			LocalRestarting: restarting,
+		}
+	}
+	peer.AfiSafis = []*api.AfiSafi{{
+		Config:            &api.AfiSafiConfig{Family: apiFamily(p.Address.Is4()), Enabled: true},
+		MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: gr}},
+	}}
+	return peer
+}
+
+// localAddress is the address to dial from: the one we listen on, when there
+// is exactly one of the peer's family, else the kernel's choice.
+func localAddress(c bgp.Config, peer netip.Addr) string {
+	found := ""
+	for _, a := range c.ListenAddresses {
+		if a.Is4() != peer.Is4() || a.IsUnspecified() {
+			continue
+		}
+		if found != "" {
+			return ""
+		}
+		found = a.String()
+	}
+	return found
+}
+
+func apiFamily(v4 bool) *api.Family {
+	if v4 {
+		return &api.Family{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}
+	}
+	return &api.Family{Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST}
+}
+
+// seconds rounds up: GoBGP counts in whole seconds, and takes 0 for its own default.
+func seconds(d time.Duration) uint64 {
+	return uint64((d + time.Second - 1) / time.Second)
+}
+
+func orDefault(d, def time.Duration) time.Duration {
+	if d <= 0 {
+		return def
+	}
+	return d
+}
+
+// probeMD5 asks the kernel whether it can sign TCP segments (RFC 2385). GoBGP
+// only logs when it can't, and would accept connections without.
+func probeMD5(v4 bool) error {
+	family := unix.AF_INET6
+	if v4 {
+		family = unix.AF_INET
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	sig := &unix.TCPMD5Sig{Keylen: 1, Key: [80]byte{'k'}}
+	sig.Addr.Family = uint16(family)
+	if v4 {
+		copy(sig.Addr.Data[2:], []byte{127, 0, 0, 1})
+	} else {
+		sig.Addr.Data[6+15] = 1
+	}
+	return unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, sig)
+}

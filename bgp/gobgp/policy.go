@@ -1,0 +1,168 @@
+package gobgp
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/osrg/gobgp/v4/api"
+
+	"github.com/godwit-net/godwit/bgp"
+)
+
+const (
+	importPolicy = "import"
+	exportPolicy = "export"
+)
+
+// policy is what import and export depend on, in a form to compare.
+//
+// GoBGP evaluates it for each route as a list of statements, so external peers
+// with the same rules share theirs, and the prefixes of neighbouring rules with
+// the same outcome share a set (a tree).
+type policy struct {
+	own    []netip.Prefix // sorted
+	blocks []bgp.Range
+	nodes  []netip.Addr // sorted
+	groups []ruleGroup
+}
+
+// ruleGroup are the external peers with the same rules.
+type ruleGroup struct {
+	peers []netip.Addr // sorted
+	rules []bgp.Rule
+}
+
+func newPolicy(c bgp.Config) *policy {
+	p := &policy{own: slices.Clone(c.Advertise), blocks: slices.Clone(c.Blocks)}
+	slices.SortFunc(p.own, netip.Prefix.Compare)
+	p.own = slices.Compact(p.own)
+	peers := slices.Clone(c.Peers)
+	slices.SortFunc(peers, func(a, b bgp.Peer) int { return a.Address.Compare(b.Address) })
+	for _, peer := range peers {
+		if peer.Kind == bgp.PeerNode {
+			p.nodes = append(p.nodes, peer.Address)
+			continue
+		}
+		i := slices.IndexFunc(p.groups, func(g ruleGroup) bool { return slices.Equal(g.rules, peer.Import) })
+		if i < 0 {
+			i = len(p.groups)
+			p.groups = append(p.groups, ruleGroup{rules: slices.Clone(peer.Import)})
+		}
+		p.groups[i].peers = append(p.groups[i].peers, peer.Address)
+	}
+	return p
+}
+
+// document is a policy in GoBGP's words: defined sets, and statements that
+// refer to them. A set of neighbours without members matches everyone, and a
+// set of prefixes has one family: neither must be made otherwise.
+type document struct {
+	sets       []*api.DefinedSet
+	statements map[string][]*api.Statement
+}
+
+func (p *policy) document() *document {
+	d := &document{statements: make(map[string][]*api.Statement)}
+	own := make([]bgp.Range, 0, len(p.own))
+	inside := make([]bgp.Range, 0, len(p.own))
+	for _, o := range p.own {
+		own = append(own, bgp.Range{CIDR: o, MinLength: o.Bits(), MaxLength: o.Bits()})
+		inside = append(inside, bgp.Range{CIDR: o, MinLength: o.Bits(), MaxLength: o.Addr().BitLen()})
+	}
+	d.add(importPolicy, "own", inside, nil, false)
+	for i, g := range p.groups {
+		for j := 0; j < len(g.rules); {
+			run := j
+			ranges := []bgp.Range{}
+			for ; j < len(g.rules) && g.rules[j].Accept == g.rules[run].Accept; j++ {
+				ranges = append(ranges, g.rules[j].Range)
+			}
+			d.add(importPolicy, fmt.Sprintf("external-%d-%d", i, run), ranges, g.peers, g.rules[run].Accept)
+		}
+	}
+	if len(p.nodes) > 0 {
+		d.add(importPolicy, "node", p.blocks, p.nodes, true)
+	}
+	d.add(exportPolicy, "export-own", own, nil, true)
+	return d
+}
+
+// add appends a statement: routes to the ranges, from the peers (nil: from
+// anyone), are accepted or rejected. Exported routes must be our own besides.
+func (d *document) add(policy, name string, ranges []bgp.Range, peers []netip.Addr, accept bool) {
+	var v4, v6 []*api.Prefix
+	for _, r := range ranges {
+		p := &api.Prefix{IpPrefix: r.CIDR.String(), MaskLengthMin: uint32(r.MinLength), MaskLengthMax: uint32(r.MaxLength)}
+		if r.CIDR.Addr().Is4() {
+			v4 = append(v4, p)
+		} else {
+			v6 = append(v6, p)
+		}
+	}
+	if len(peers) > 0 && len(ranges) > 0 {
+		list := make([]string, len(peers))
+		for i, a := range peers {
+			list[i] = netip.PrefixFrom(a.WithZone(""), a.BitLen()).String()
+		}
+		d.sets = append(d.sets, &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: name + "-peers", List: list})
+	}
+	for family, prefixes := range map[string][]*api.Prefix{"-v4": v4, "-v6": v6} {
+		if len(prefixes) == 0 {
+			continue
+		}
+		set := name + family
+		d.sets = append(d.sets, &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_PREFIX, Name: set, Prefixes: prefixes})
+		st := &api.Statement{
+			Name:       set,
+			Conditions: &api.Conditions{PrefixSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: set}},
+			Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_REJECT},
+		}
+		if accept {
+			st.Actions.RouteAction = api.RouteAction_ROUTE_ACTION_ACCEPT
+		}
+		if len(peers) > 0 {
+			st.Conditions.NeighborSet = &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: name + "-peers"}
+		}
+		if policy == exportPolicy {
+			st.Conditions.RouteType = api.Conditions_ROUTE_TYPE_LOCAL
+		}
+		d.statements[policy] = append(d.statements[policy], st)
+	}
+}
+
+// rejectAll puts the empty policies in force, with reject as their default.
+func (s *server) rejectAll(ctx context.Context) error {
+	if err := s.setPolicy(ctx, &policy{}); err != nil {
+		return err
+	}
+	for name, dir := range map[string]api.PolicyDirection{
+		importPolicy: api.PolicyDirection_POLICY_DIRECTION_IMPORT,
+		exportPolicy: api.PolicyDirection_POLICY_DIRECTION_EXPORT,
+	} {
+		err := s.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
+			Name:          "global",
+			Direction:     dir,
+			Policies:      []*api.Policy{{Name: name}},
+			DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT,
+		}})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setPolicy replaces the policies as one; their assignment stays. Routes that
+// were received before are not evaluated anew by this.
+func (s *server) setPolicy(ctx context.Context, p *policy) error {
+	d := p.document()
+	return s.SetPolicies(ctx, &api.SetPoliciesRequest{
+		DefinedSets: d.sets,
+		Policies: []*api.Policy{
+			{Name: importPolicy, Statements: d.statements[importPolicy]},
+			{Name: exportPolicy, Statements: d.statements[exportPolicy]},
+		},
+	})
+}

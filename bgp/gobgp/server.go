@@ -1,0 +1,231 @@
+package gobgp
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+	gobgp "github.com/osrg/gobgp/v4/pkg/server"
+
+	"github.com/godwit-net/godwit/bgp"
+)
+
+// server is one life of GoBGP's server: it can't be started again once stopped,
+// and can't change who it is.
+type server struct {
+	*gobgp.BgpServer
+	identity  identity
+	log       *logHandler
+	stopWatch context.CancelFunc
+}
+
+// identity is what a server can't change while it runs.
+type identity struct {
+	asn      uint32
+	routerID netip.Addr
+	port     uint16
+	listen   string // the addresses, in words, for comparison
+}
+
+func identityOf(c bgp.Config) identity {
+	listen := slices.Clone(c.ListenAddresses)
+	slices.SortFunc(listen, netip.Addr.Compare)
+	return identity{asn: c.ASN, routerID: c.RouterID, port: c.ListenPort, listen: fmt.Sprint(listen)}
+}
+
+// startServer starts GoBGP and listens, with a policy that rejects everything
+// in both directions and with nobody to talk to.
+func startServer(ctx context.Context, c bgp.Config, b *book, l *learned, log *slog.Logger) (*server, error) {
+	handler := newLogHandler(log.Handler(), b)
+	s := &server{
+		BgpServer: gobgp.NewBgpServer(gobgp.LoggerOption(slog.New(handler), nil)),
+		identity:  identityOf(c),
+		log:       handler,
+	}
+	go s.Serve()
+	global := &api.Global{
+		Asn:              c.ASN,
+		RouterId:         c.RouterID.String(),
+		ListenPort:       int32(c.ListenPort),
+		ListenAddresses:  listenAddresses(c),
+		UseMultiplePaths: true,
+	}
+	if err := s.StartBgp(ctx, &api.StartBgpRequest{Global: global}); err != nil {
+		s.abandon()
+		return nil, fmt.Errorf("start BGP on port %d (does another BGP daemon run on this node?): %w", effectivePort(c.ListenPort), err)
+	}
+	if err := s.rejectAll(ctx); err != nil {
+		s.abandon()
+		return nil, fmt.Errorf("set the BGP policy: %w", err)
+	}
+	watchCtx, cancel := context.WithCancel(context.Background())
+	s.stopWatch = cancel
+	epoch := l.newEpoch()
+	err := s.WatchEvent(watchCtx, gobgp.WatchEventMessageCallbacks{
+		OnBestPath: func(paths []*apiutil.Path, _ time.Time) { l.paths(epoch, paths) },
+		OnPathEor:  func(p *apiutil.Path, _ time.Time) { l.endOfRIB(epoch, p.PeerAddress) },
+		OnPeerUpdate: func(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
+			if e.Type != apiutil.PEER_EVENT_STATE {
+				return
+			}
+			b.event(e, at)
+			l.session(epoch, e)
+		},
+	}, gobgp.WatchBestPath(false), gobgp.WatchEor(false), gobgp.WatchPeer())
+	if err != nil {
+		s.abandon()
+		return nil, fmt.Errorf("watch BGP: %w", err)
+	}
+	return s, nil
+}
+
+// abandon ends a server that has no peers.
+func (s *server) abandon() {
+	s.log.mute()
+	s.Stop()
+	if s.stopWatch != nil {
+		s.stopWatch()
+	}
+}
+
+// flushTimeout bounds how long a leaving speaker waits for its withdrawals to
+// be on their way. The Cease that follows withdraws everything anyway.
+const flushTimeout = 500 * time.Millisecond
+
+// stop ends the server. After it no goroutine of the sessions runs.
+func (s *server) stop(mode bgp.StopMode, announcing bool) error {
+	ctx := context.Background() // a stop is not given up half-way; it is short
+	if mode == bgp.StopLeave && announcing {
+		s.withdrawAll(ctx)
+	}
+	s.log.mute()
+	err := s.StopBgp(ctx, &api.StopBgpRequest{AllowGracefulRestart: mode == bgp.StopRestart})
+	s.Stop()
+	s.stopWatch()
+	if err != nil {
+		return fmt.Errorf("stop BGP: %w", err)
+	}
+	return nil
+}
+
+// withdrawAll withdraws all own prefixes and waits until the messages are sent.
+func (s *server) withdrawAll(ctx context.Context) {
+	before := s.updatesSent(ctx)
+	if err := s.DeletePath(apiutil.DeletePathRequest{DeleteAll: true}); err != nil {
+		return
+	}
+	for deadline := time.Now().Add(flushTimeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		flushed := true
+		now := s.updatesSent(ctx)
+		for addr, n := range before {
+			if m, still := now[addr]; still && m == n {
+				flushed = false
+			}
+		}
+		if flushed {
+			return
+		}
+	}
+}
+
+// updatesSent counts the UPDATE messages sent to each established peer.
+func (s *server) updatesSent(ctx context.Context) map[string]uint64 {
+	sent := make(map[string]uint64)
+	_ = s.ListPeer(ctx, &api.ListPeerRequest{}, func(p *api.Peer) {
+		if p.State.SessionState == api.PeerState_SESSION_STATE_ESTABLISHED {
+			sent[p.State.NeighborAddress] = p.State.Messages.Sent.Update
+		}
+	})
+	return sent
+}
+
+func (s *server) addPeer(ctx context.Context, p *api.Peer) error {
+	return s.AddPeer(ctx, &api.AddPeerRequest{Peer: p})
+}
+
+// announce originates routes whose next hop is, for each peer, our own address
+// of its session.
+func (s *server) announce(prefixes []netip.Prefix) error {
+	paths, err := ownPaths(prefixes)
+	if err != nil || len(paths) == 0 {
+		return err
+	}
+	if _, err := s.AddPath(apiutil.AddPathRequest{Paths: paths}); err != nil {
+		return fmt.Errorf("announce %v: %w", prefixes, err)
+	}
+	return nil
+}
+
+func (s *server) withdraw(prefixes []netip.Prefix) error {
+	paths, err := ownPaths(prefixes)
+	if err != nil || len(paths) == 0 {
+		return err
+	}
+	if err := s.DeletePath(apiutil.DeletePathRequest{Paths: paths}); err != nil {
+		return fmt.Errorf("withdraw %v: %w", prefixes, err)
+	}
+	return nil
+}
+
+// ownPaths makes paths with the unspecified next hop, which GoBGP replaces by
+// the local address of each session, internal or external.
+func ownPaths(prefixes []netip.Prefix) ([]*apiutil.Path, error) {
+	paths := make([]*apiutil.Path, 0, len(prefixes))
+	for _, p := range prefixes {
+		nlri, err := packet.NewIPAddrPrefix(p)
+		if err != nil {
+			return nil, fmt.Errorf("announce %v: %w", p, err)
+		}
+		path := &apiutil.Path{
+			Family: packet.RF_IPv4_UC,
+			Nlri:   nlri,
+			Attrs:  []packet.PathAttributeInterface{packet.NewPathAttributeOrigin(packet.BGP_ORIGIN_ATTR_TYPE_IGP)},
+			Age:    time.Now().Unix(),
+		}
+		var hop packet.PathAttributeInterface
+		if p.Addr().Is4() {
+			hop, err = packet.NewPathAttributeNextHop(netip.IPv4Unspecified())
+		} else {
+			path.Family = packet.RF_IPv6_UC
+			hop, err = packet.NewPathAttributeMpReachNLRI(packet.RF_IPv6_UC, []packet.PathNLRI{{NLRI: nlri}}, netip.IPv6Unspecified())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("announce %v: %w", p, err)
+		}
+		path.Attrs = append(path.Attrs, hop)
+		paths = append(paths, path)
+	}
+	return paths, nil
+}
+
+// listenAddresses are those of c, or all: of both families where the kernel
+// has IPv6, else GoBGP would fail as a whole.
+func listenAddresses(c bgp.Config) []string {
+	if len(c.ListenAddresses) == 0 {
+		all := []string{netip.IPv4Unspecified().String()}
+		if l, err := net.Listen("tcp6", "[::]:0"); err == nil {
+			_ = l.Close()
+			all = append(all, netip.IPv6Unspecified().String())
+		}
+		return all
+	}
+	addrs := make([]string, len(c.ListenAddresses))
+	for i, a := range c.ListenAddresses {
+		addrs[i] = a.String()
+	}
+	return addrs
+}
+
+func effectivePort(p uint16) uint16 {
+	if p == 0 {
+		return bgp.DefaultPort
+	}
+	return p
+}
