@@ -225,18 +225,15 @@ func endOne(ctx context.Context, r Record, sig syscall.Signal) error {
 	return nil
 }
 
-// StopAll ends every process of the group, in the order of names given and
-// then all others, also those whose record was lost.
-func (g *Group) StopAll(ctx context.Context, first ...string) error {
+// StopAll ends every process of the group at once, also those whose record
+// was lost, and returns who they were.
+func (g *Group) StopAll(ctx context.Context) ([]Record, error) {
 	var errs []error
-	for _, name := range first {
-		errs = append(errs, g.Stop(ctx, name))
-	}
-	rest, err := g.List()
+	ended, err := g.List()
 	errs = append(errs, err)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	for _, r := range rest {
+	for _, r := range ended {
 		wg.Go(func() {
 			err := g.Stop(ctx, r.Name)
 			mu.Lock()
@@ -250,7 +247,7 @@ func (g *Group) StopAll(ctx context.Context, first ...string) error {
 	for _, r := range marked {
 		errs = append(errs, endOne(ctx, r, syscall.SIGTERM))
 	}
-	return errors.Join(errs...)
+	return append(ended, marked...), errors.Join(errs...)
 }
 
 // marked finds the living processes that bear the group's mark.
@@ -274,7 +271,11 @@ func (g *Group) marked() ([]Record, error) {
 		if err != nil || !slices.Contains(strings.Split(string(env), "\x00"), mark) {
 			continue
 		}
-		found = append(found, Record{Name: st.comm, PID: pid, StartTime: st.startTime})
+		argv, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		found = append(found, Record{
+			Name: st.comm, PID: pid, StartTime: st.startTime,
+			Argv: strings.Split(strings.TrimSuffix(string(argv), "\x00"), "\x00"),
+		})
 	}
 	return found, nil
 }

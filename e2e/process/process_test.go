@@ -77,7 +77,8 @@ func TestStopAllFindsProcessesWithoutRecord(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "pid", "stubborn.json")); err != nil {
 		t.Fatal(err)
 	}
-	if err := Open(dir).StopAll(ctx); err != nil || r.Alive() {
-		t.Errorf("StopAll: %v, alive %t", err, r.Alive())
+	ended, err := Open(dir).StopAll(ctx)
+	if err != nil || r.Alive() || len(ended) != 1 || ended[0].PID != r.PID {
+		t.Errorf("StopAll = %+v, %v; alive %t", ended, err, r.Alive())
 	}
 }

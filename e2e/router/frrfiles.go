@@ -8,11 +8,26 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+
+	"github.com/godwit-net/godwit/e2e/process"
 )
 
 // frrTemp is where FRR's daemons keep their crash logs, one directory a
 // process; there is no option to move it.
 const frrTemp = "/var/tmp/frr"
+
+// RemoveCrashLogs removes what an ended process left outside of its router's
+// directory, if it was one of FRR's daemons.
+func RemoveCrashLogs(r process.Record) error {
+	if len(r.Argv) == 0 {
+		return nil
+	}
+	daemon := filepath.Base(r.Argv[0])
+	if daemon != "zebra" && daemon != "bgpd" {
+		return nil
+	}
+	return removeCrashLogs(daemon, r.PID)
+}
 
 // removeCrashLogs removes the crash-log directory of a daemon that has ended,
 // and the directory of them all when it is empty.

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -58,10 +60,27 @@ func (t Topology) Build(ctx context.Context) error {
 	return b.err
 }
 
-// Destroy removes every namespace whose name starts with the prefix, pods'
-// included.
-func (t Topology) Destroy() error {
+// Namespaces returns the names of the lab's namespaces that exist: its
+// machines' and its pods'. Those of another lab, whose prefix may start with
+// this one's, are not among them.
+func (t Topology) Namespaces() ([]string, error) {
 	names, err := namespace.List(t.Prefix)
+	if err != nil {
+		return nil, err
+	}
+	machines := t.Machines()
+	return slices.DeleteFunc(names, func(name string) bool {
+		rest := strings.TrimPrefix(name, t.Prefix)
+		return !slices.Contains(machines, rest) && !slices.ContainsFunc(t.Nodes, func(n Node) bool {
+			return strings.HasPrefix(rest, n.Name+podSeparator)
+		})
+	}), nil
+}
+
+// Destroy removes the lab's namespaces, pods' included, and with them all that
+// is in them.
+func (t Topology) Destroy() error {
+	names, err := t.Namespaces()
 	errs := []error{err}
 	for _, n := range names {
 		errs = append(errs, namespace.Delete(n))

@@ -97,7 +97,14 @@ func Reference(prefix string) Topology {
 	}
 }
 
-// Namespace returns the name of a machine's network namespace.
+// podSeparator stands between a node's name and what tells its pods apart.
+const podSeparator = "-"
+
+// PodName returns the name of a node's pod; the pod's network namespace is
+// Namespace of it.
+func PodName(node, pod string) string { return node + podSeparator + pod }
+
+// Namespace returns the name of the network namespace of a machine or pod.
 func (t Topology) Namespace(machine string) string { return t.Prefix + machine }
 
 // Machines returns the names of all machines.

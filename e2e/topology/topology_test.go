@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,6 +63,12 @@ func TestBuildWires(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	top := Reference("godwit-topo-")
+	// Another lab's, whose prefix starts with this one's.
+	other := Reference("godwit-topo-x-").Namespace("n1")
+	if err := namespace.Add(ctx, other); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = namespace.Delete(other) }()
 	for range 2 {
 		if err := top.Build(ctx); err != nil {
 			_ = top.Destroy()
@@ -94,8 +101,8 @@ func TestBuildWires(t *testing.T) {
 			t.Fatal(err)
 		}
 		left, err := namespace.List(top.Prefix)
-		if err != nil || len(left) != 0 {
-			t.Fatalf("after Destroy: %v, %v", left, err)
+		if err != nil || !slices.Equal(left, []string{other}) {
+			t.Fatalf("after Destroy: %v, %v; want the other lab's %s alone", left, err, other)
 		}
 	}
 	out, err := namespace.Run(ctx, "", "ip", "-br", "link")

@@ -1,0 +1,135 @@
+// Command lab builds a Godwit cluster on this machine, out of network
+// namespaces, to be looked at and played with.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/godwit-net/godwit/e2e/lab"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	err := newCommand().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "\nlab:", err)
+		os.Exit(1)
+	}
+}
+
+func newCommand() *cobra.Command {
+	var c lab.Config
+	open := func() (*lab.Lab, error) { return lab.Open(c) }
+	cmd := &cobra.Command{
+		Use:           "lab",
+		Short:         "A Godwit cluster on this machine: 3 nodes, 2 top-of-rack routers, pods",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	f := cmd.PersistentFlags()
+	f.StringVar(&c.Prefix, "prefix", "godwit-", "what the names of the lab's network namespaces start with")
+	f.StringVar(&c.Dir, "dir", "/run/godwit-lab", "the folder for all files of the lab")
+	f.StringSliceVar(&c.Bin, "bin-dir", []string{"bin", ".cache/bin"}, "folders with Godwit's and Kubernetes' programs")
+	f.StringVar(&c.ConfigDir, "config", "config", "the project's config folder")
+	cmd.AddCommand(upCommand(&c, open), downCommand(open), statusCommand(open), shellCommand(open), proxyCommand())
+	return cmd
+}
+
+type opener func() (*lab.Lab, error)
+
+func upCommand(c *lab.Config, open opener) *cobra.Command {
+	return &cobra.Command{
+		Use:   "up",
+		Short: "Build the lab, show it, and leave it running; one that is up is taken down first",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			c.Proxy = self
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			return up(cmd.Context(), l, lab.NewProgress(cmd.OutOrStdout()))
+		},
+	}
+}
+
+func up(ctx context.Context, l *lab.Lab, p *lab.Progress) error {
+	p.Heading("Godwit lab")
+	if l.IsUp() {
+		if err := p.Step("a lab is here already: take it down first", func() error { return down(ctx, l) }); err != nil {
+			return err
+		}
+	}
+	err := l.Up(ctx, p)
+	if err == nil {
+		err = l.Report(ctx, p)
+	}
+	if ctx.Err() != nil {
+		// Interrupted: leave nothing. The context for that must not be the ended one.
+		_ = p.Step("interrupted: take down what is there", func() error { return down(context.WithoutCancel(ctx), l) })
+		return ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("%w\n\nwhat is up stays up, for you to look at: logs are %s; `make lab-down` removes it all",
+			err, strings.Join(l.Logs(), " "))
+	}
+	l.Hints(p)
+	return nil
+}
+
+func downCommand(open opener) *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "End the lab and leave nothing behind",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			p := lab.NewProgress(cmd.OutOrStdout())
+			if !l.IsUp() {
+				p.Heading("No lab is up.")
+			}
+			return p.Step("take the lab down", func() error { return down(cmd.Context(), l) })
+		},
+	}
+}
+
+func down(ctx context.Context, l *lab.Lab) error {
+	guests, err := l.Down(ctx)
+	for _, g := range guests {
+		_, _ = fmt.Fprintf(os.Stderr, "\n  note: %s is not the lab's; its network goes when it ends\n", g)
+	}
+	return err
+}
+
+func statusCommand(open opener) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show the lab that is up",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			if !l.IsUp() {
+				return fmt.Errorf("no lab is up: run `make lab`")
+			}
+			return l.Report(cmd.Context(), lab.NewProgress(cmd.OutOrStdout()))
+		},
+	}
+}

@@ -1,0 +1,289 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/e2e/controlplane"
+	"github.com/godwit-net/godwit/e2e/topology"
+)
+
+// PoolName is the name of the lab's pool.
+const PoolName = "default"
+
+// hostFilter is the name of the filter for the routers' announcements.
+const hostFilter = "hosts"
+
+// API returns an administrator's client.
+func (l *Lab) API() (client.Client, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.api != nil {
+		return l.api, nil
+	}
+	cfg, err := l.CP.Config("lab", controlplane.AdminGroup)
+	if err != nil {
+		return nil, err
+	}
+	s := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(s), v1alpha1.AddToScheme(s)); err != nil {
+		return nil, err
+	}
+	c, err := client.New(cfg, client.Options{Scheme: s})
+	if err != nil {
+		return nil, err
+	}
+	l.api = c
+	return c, nil
+}
+
+// createObjects puts what a person would into the API, and what kubelets would.
+func (l *Lab) createObjects(ctx context.Context) error {
+	api, err := l.API()
+	if err != nil {
+		return err
+	}
+	if err := l.applyFolder(ctx, api, "crd"); err != nil {
+		return err
+	}
+	objects := []client.Object{&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: SystemNamespace}}}
+	for _, n := range l.Top.Nodes {
+		objects = append(objects, node(n))
+	}
+	for _, t := range l.Top.ToRs {
+		objects = append(objects, passwordSecret(t))
+	}
+	for _, o := range objects {
+		if err := api.Create(ctx, o); err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("create %T %s: %w", o, o.GetName(), err)
+		}
+	}
+	// Agents and controller get the rights that the project's manifests give them, and
+	// no more.
+	if err := l.applyFolder(ctx, api, "rbac"); err != nil {
+		return err
+	}
+	if err := l.createGodwitObjects(ctx, api); err != nil {
+		return err
+	}
+	for _, n := range l.Top.Nodes {
+		if err := reportNode(ctx, api, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// createGodwitObjects creates what configures Godwit. The API server may need
+// a moment until it serves a kind whose definition is new.
+func (l *Lab) createGodwitObjects(ctx context.Context, api client.Client) error {
+	for _, o := range l.godwitObjects() {
+		err := l.poll(ctx, 20*time.Second, fmt.Sprintf("create %T %s", o, o.GetName()), func(ctx context.Context) error {
+			err := api.Create(ctx, o)
+			if apierrors.IsAlreadyExists(err) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Lab) godwitObjects() []client.Object {
+	named := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
+	minLen, maxLen := int32(l.Top.HostRange.Bits()), int32(24) //nolint:gosec // a prefix length
+	objects := []client.Object{
+		&v1alpha1.BGPConfig{
+			ObjectMeta: named(v1alpha1.BGPConfigName),
+			Spec:       v1alpha1.BGPConfigSpec{ASNumber: int64(l.Top.NodeASN), Topology: v1alpha1.TopologyMesh},
+		},
+		&v1alpha1.IPPool{
+			ObjectMeta: named(PoolName),
+			Spec:       v1alpha1.IPPoolSpec{CIDR: l.Top.Pool.String(), NATOutgoing: true},
+		},
+		&v1alpha1.BGPFilter{
+			ObjectMeta: named(hostFilter),
+			Spec: v1alpha1.BGPFilterSpec{Rules: []v1alpha1.BGPFilterRule{{
+				CIDR: l.Top.HostRange.String(), MinLength: &minLen, MaxLength: &maxLen, Action: v1alpha1.FilterAccept,
+			}}},
+		},
+	}
+	for _, t := range l.Top.ToRs {
+		objects = append(objects, &v1alpha1.BGPPeer{
+			ObjectMeta: named(t.Name),
+			Spec: v1alpha1.BGPPeerSpec{
+				PeerAddress: t.Address.Addr().String(), PeerASN: int64(t.ASN),
+				PasswordSecretRef: &v1alpha1.SecretKeyRef{Name: secretName(t)},
+				ImportFilters:     []string{hostFilter},
+			},
+		})
+	}
+	// Blocks may be assigned before a node asks for one. Here they are, so that every
+	// lab has the same addresses.
+	for _, n := range l.Top.Nodes {
+		objects = append(objects, Block(n.Name, n.Block))
+	}
+	return objects
+}
+
+// Block returns the claim of a node to a block of the lab's pool.
+func Block(node string, cidr netip.Prefix) *v1alpha1.IPBlock {
+	return &v1alpha1.IPBlock{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:   v1alpha1.IPBlockName(cidr),
+			Labels: map[string]string{v1alpha1.NodeLabel: node},
+		},
+		Spec: v1alpha1.IPBlockSpec{CIDR: cidr.String(), Pool: PoolName, NodeName: node},
+	}
+}
+
+func secretName(t topology.ToR) string { return "bgp-" + t.Name }
+
+func passwordSecret(t topology.ToR) *corev1.Secret {
+	return &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: secretName(t), Namespace: SystemNamespace},
+		StringData: map[string]string{"password": Password(t.Name)},
+	}
+}
+
+func node(n topology.Node) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{
+		Name: n.Name,
+		Labels: map[string]string{
+			corev1.LabelHostname: n.Name, corev1.LabelOSStable: "linux",
+		},
+	}}
+}
+
+// reportNode writes the status that the node's kubelet would.
+func reportNode(ctx context.Context, api client.Client, n topology.Node) error {
+	var o corev1.Node
+	if err := api.Get(ctx, client.ObjectKey{Name: n.Name}, &o); err != nil {
+		return err
+	}
+	o.Status.Addresses = []corev1.NodeAddress{
+		{Type: corev1.NodeInternalIP, Address: n.Address.Addr().String()},
+		{Type: corev1.NodeHostName, Address: n.Name},
+	}
+	o.Status.Conditions = []corev1.NodeCondition{{
+		Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "Lab",
+		Message:            "the lab has no kubelet",
+		LastTransitionTime: metav1.Now(), LastHeartbeatTime: metav1.Now(),
+	}}
+	if err := api.Status().Update(ctx, &o); err != nil {
+		return fmt.Errorf("status of node %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// AddNode puts a node into the API, as its kubelet would.
+func (l *Lab) AddNode(ctx context.Context, n topology.Node) error {
+	api, err := l.API()
+	if err != nil {
+		return err
+	}
+	if err := api.Create(ctx, node(n)); err != nil {
+		return err
+	}
+	return reportNode(ctx, api, n)
+}
+
+// applyFolder applies the manifests of a folder of the project's config; a
+// folder that is not there is no error.
+func (l *Lab) applyFolder(ctx context.Context, api client.Client, folder string) error {
+	files, err := filepath.Glob(filepath.Join(l.ConfigDir, folder, "*.yaml"))
+	if err != nil {
+		return err
+	}
+	if folder == "crd" && len(files) == 0 {
+		return fmt.Errorf("no custom resource definitions in %s: run the lab in the project's own folder", filepath.Join(l.ConfigDir, folder))
+	}
+	slices.Sort(files)
+	for _, f := range files {
+		if filepath.Base(f) == "kustomization.yaml" {
+			continue
+		}
+		if err := applyFile(ctx, api, f); err != nil {
+			return fmt.Errorf("apply %s: %w", f, err)
+		}
+	}
+	return nil
+}
+
+func applyFile(ctx context.Context, api client.Client, file string) error {
+	f, err := os.Open(file) // #nosec G304 -- the project's own manifests
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	dec := yaml.NewYAMLOrJSONDecoder(f, 4096)
+	for {
+		var u unstructured.Unstructured
+		if err := dec.Decode(&u.Object); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if len(u.Object) == 0 {
+			continue
+		}
+		err := api.Apply(ctx, client.ApplyConfigurationFromUnstructured(&u), client.FieldOwner("godwit-lab"), client.ForceOwnership)
+		if err != nil {
+			return fmt.Errorf("%s %s: %w", u.GetKind(), u.GetName(), err)
+		}
+	}
+}
+
+// writeCredentials writes the kubeconfig of one of Godwit's programs: its
+// service account's where the project's manifests make one, else an
+// administrator's.
+func (l *Lab) writeCredentials(ctx context.Context, file, account string) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		return err // it has them from before
+	}
+	api, err := l.API()
+	if err != nil {
+		return err
+	}
+	cred := controlplane.Credentials{User: account}
+	var sa corev1.ServiceAccount
+	switch err := api.Get(ctx, client.ObjectKey{Namespace: SystemNamespace, Name: account}, &sa); {
+	case apierrors.IsNotFound(err):
+		cred.Groups = []string{controlplane.AdminGroup}
+	case err != nil:
+		return err
+	default:
+		seconds := int64((30 * 24 * time.Hour).Seconds())
+		req := authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
+		if err := api.SubResource("token").Create(ctx, &sa, &req); err != nil {
+			return fmt.Errorf("token of %s: %w", account, err)
+		}
+		cred.Token = req.Status.Token
+	}
+	return l.CP.WriteKubeconfig(file, l.CP.URL(), cred)
+}
