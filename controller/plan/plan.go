@@ -1,0 +1,205 @@
+// Package plan works out, from what is configured and which nodes there are,
+// what each node is to do (the spec of its NodeNetwork) and what is wrong with
+// the configuration (the conditions of pools and peers).
+//
+//	Nodes ─┐                          ┌─▶ NodeNetworkSpec of each node
+//	BGPConfig, BGPPeers, BGPFilters ──┤
+//	IPPools, IPBlocks ────────────────┼─▶ Ready condition of each IPPool and BGPPeer
+//	NodeNetworks (the plan so far) ───┘─▶ Problems of nodes
+//
+// Invariants:
+//   - It is pure: the same input gives the same plan, whatever its order, and no
+//     input is changed. A plan shares memory with its input.
+//   - Every spec it returns is accepted by the API: addresses of sessions and
+//     names of pools are unique.
+//   - Bad input never changes what works. Of two objects that can't both be
+//     carried out, the one that is in use, or else the older one, stays; a
+//     selector that can't be read leaves the nodes as they are; a node whose
+//     addresses vanish keeps those of its plan.
+package plan
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+)
+
+// Input is everything that a plan is made from.
+type Input struct {
+	Nodes    []corev1.Node
+	Config   *v1alpha1.BGPConfig // nil: the defaults
+	Peers    []v1alpha1.BGPPeer
+	Filters  []v1alpha1.BGPFilter
+	Pools    []v1alpha1.IPPool
+	Blocks   []v1alpha1.IPBlock
+	Networks []v1alpha1.NodeNetwork // as they are now
+}
+
+// Reasons of the Ready condition of pools and peers, and of Problems.
+const (
+	ReasonReady          = "Ready"
+	ReasonDisabled       = "Disabled"       // the pool is switched off
+	ReasonInvalid        = "Invalid"        // a field can't be read
+	ReasonOverlaps       = "Overlaps"       // another pool has some of the addresses
+	ReasonNoNodes        = "NoNodes"        // the selector matches no node
+	ReasonFilterNotFound = "FilterNotFound" // the peer names a filter that isn't there
+	ReasonConflict       = "Conflict"       // another session has the peer's address
+	ReasonNoAddress      = "NoAddress"      // the node has no usable InternalIP
+	ReasonAddressInUse   = "AddressInUse"   // another node has the node's address
+)
+
+// DefaultMaxPrefixes is how many prefixes the other end of a session may send
+// where its BGPPeer does not say.
+const DefaultMaxPrefixes = 10000
+
+const (
+	defaultPort        = 179
+	defaultBlockSizeV4 = 26
+	defaultBlockSizeV6 = 122
+)
+
+// Plan is what every node is to do, and what is wrong.
+type Plan struct {
+	// Pools holds the Ready condition of each pool, by name, without times.
+	Pools map[string]metav1.Condition
+	// Peers holds the status of each peer, by name, its one condition without times.
+	Peers map[string]v1alpha1.BGPPeerStatus
+	// Problems holds what is wrong with nodes, sorted by node.
+	Problems []Problem
+
+	asn    int64
+	port   int32
+	config v1alpha1.BGPConfigSpec
+	nodes  []*node // that have a plan, sorted by name
+	pools  []*pool // in the plan, sorted by name
+}
+
+// Problem is something wrong with a node that its plan can't mend.
+type Problem struct {
+	Node    string
+	Reason  string
+	Message string
+}
+
+// Make makes the plan.
+func Make(in Input) *Plan {
+	p := &Plan{
+		Pools: make(map[string]metav1.Condition, len(in.Pools)),
+		Peers: make(map[string]v1alpha1.BGPPeerStatus, len(in.Peers)),
+		asn:   v1alpha1.DefaultASN,
+		port:  defaultPort,
+	}
+	if in.Config != nil {
+		p.config = in.Config.Spec
+		p.asn = cmp.Or(p.config.ASNumber, p.asn)
+		p.port = cmp.Or(p.config.ListenPort, p.port)
+	}
+	p.planNodes(in.Nodes, in.Networks)
+	p.planPools(in.Pools, in.Blocks)
+	p.planPeers(in.Peers, in.Filters)
+	return p
+}
+
+// Nodes returns the names of the nodes that have a plan, sorted.
+func (p *Plan) Nodes() []string {
+	names := make([]string, len(p.nodes))
+	for i, n := range p.nodes {
+		names[i] = n.name
+	}
+	return names
+}
+
+// Spec returns the plan of a node and whether it has one. It is made at each
+// call, so that the n² sessions of a mesh are never in memory at once.
+func (p *Plan) Spec(name string) (v1alpha1.NodeNetworkSpec, bool) {
+	i, ok := slices.BinarySearchFunc(p.nodes, name, func(n *node, name string) int {
+		return strings.Compare(n.name, name)
+	})
+	if !ok {
+		return v1alpha1.NodeNetworkSpec{}, false
+	}
+	n := p.nodes[i]
+	spec := v1alpha1.NodeNetworkSpec{
+		ASN:        p.asn,
+		RouterID:   n.routerID.String(),
+		ListenPort: p.port,
+		Sessions:   append(p.mesh(n), n.external...),
+	}
+	for _, a := range n.addrs {
+		spec.Addresses = append(spec.Addresses, a.String())
+	}
+	for _, pl := range p.pools {
+		spec.Pools = append(spec.Pools, pl.planned(n))
+	}
+	return spec, true
+}
+
+// mesh returns the sessions of n with the other nodes, sorted by name: one with
+// each that has an address of a family that n has too.
+func (p *Plan) mesh(n *node) []v1alpha1.PlannedSession {
+	sessions := make([]v1alpha1.PlannedSession, 0, len(p.nodes)+len(n.external))
+	for _, other := range p.nodes {
+		if other == n {
+			continue
+		}
+		addr, ok := n.reach(other)
+		if !ok {
+			continue
+		}
+		sessions = append(sessions, v1alpha1.PlannedSession{
+			Name:            other.name,
+			Kind:            v1alpha1.SessionNode,
+			PeerAddress:     addr.String(),
+			PeerPort:        p.port,
+			PeerASN:         p.asn,
+			MaxPrefixes:     DefaultMaxPrefixes,
+			Timers:          p.config.Timers,
+			GracefulRestart: p.config.GracefulRestart,
+		})
+	}
+	return sessions
+}
+
+// byAge sorts objects from the oldest to the youngest, those of one second by
+// name. It returns pointers into the slice it is given.
+func byAge[T any](objects []T, meta func(*T) *metav1.ObjectMeta) []*T {
+	sorted := make([]*T, len(objects))
+	for i := range objects {
+		sorted[i] = &objects[i]
+	}
+	slices.SortFunc(sorted, func(a, b *T) int {
+		ma, mb := meta(a), meta(b)
+		return cmp.Or(ma.CreationTimestamp.Compare(mb.CreationTimestamp.Time), strings.Compare(ma.Name, mb.Name))
+	})
+	return sorted
+}
+
+func ready(message string) metav1.Condition {
+	return metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: ReasonReady, Message: message,
+	}
+}
+
+func notReady(reason, message string) metav1.Condition {
+	return metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, Message: message,
+	}
+}
+
+// parseAddr reads an address and tells whether a node or router can be reached
+// under it. Link-local IPv6 addresses don't do: they need an interface.
+func parseAddr(s string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" {
+		return netip.Addr{}, false
+	}
+	a = a.Unmap()
+	ok := !a.IsLoopback() && (a.IsGlobalUnicast() || (a.Is4() && a.IsLinkLocalUnicast()))
+	return a, ok
+}

@@ -1,0 +1,187 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+)
+
+// pool is a pool whose range could be read.
+type pool struct {
+	obj       *v1alpha1.IPPool
+	cidr      netip.Prefix
+	blockSize int
+	reserved  []netip.Prefix
+	nodes     labels.Selector
+	err       error // of a selector: the pool can't change what nodes do with it
+}
+
+// planPools decides which pools are in the plan. Of pools that overlap the one
+// stays of which nodes hold blocks, or else the oldest.
+func (p *Plan) planPools(objects []v1alpha1.IPPool, blocks []v1alpha1.IPBlock) {
+	var pools []*pool
+	for _, obj := range byAge(objects, func(o *v1alpha1.IPPool) *metav1.ObjectMeta { return &o.ObjectMeta }) {
+		pl, err := parsePool(obj)
+		if err != nil {
+			p.Pools[obj.Name] = notReady(ReasonInvalid, err.Error())
+			continue
+		}
+		pools = append(pools, pl)
+	}
+	used := poolsInUse(pools, blocks)
+	slices.SortStableFunc(pools, func(a, b *pool) int { return boolCompare(used[b], used[a]) })
+
+	for _, pl := range pools {
+		i := slices.IndexFunc(p.pools, func(o *pool) bool { return o.cidr.Overlaps(pl.cidr) })
+		if i >= 0 {
+			other := p.pools[i]
+			p.Pools[pl.obj.Name] = notReady(ReasonOverlaps, fmt.Sprintf(
+				"%s overlaps %s of pool %s, which came first: delete one of the two", pl.cidr, other.cidr, other.obj.Name))
+			continue
+		}
+		p.pools = append(p.pools, pl)
+		p.Pools[pl.obj.Name] = p.poolCondition(pl)
+	}
+	slices.SortFunc(p.pools, func(a, b *pool) int { return strings.Compare(a.obj.Name, b.obj.Name) })
+}
+
+// poolCondition judges a pool that is in the plan.
+func (p *Plan) poolCondition(pl *pool) metav1.Condition {
+	if pl.err != nil {
+		return notReady(ReasonInvalid, pl.err.Error()+": nodes keep to what they did before")
+	}
+	if pl.obj.Spec.Disabled {
+		return notReady(ReasonDisabled, "the pool is disabled: it gives out no new addresses")
+	}
+	n := 0
+	for _, node := range p.nodes {
+		if pl.nodes.Matches(node.labels) {
+			n++
+		}
+	}
+	if n == 0 {
+		return notReady(ReasonNoNodes, "nodeSelector matches no node that has a plan")
+	}
+	return ready(fmt.Sprintf("%d of %d nodes take blocks of the pool", n, len(p.nodes)))
+}
+
+// planned returns the pool as the node is to know it.
+func (pl *pool) planned(n *node) v1alpha1.PlannedPool {
+	out := v1alpha1.PlannedPool{
+		Name:              pl.obj.Name,
+		CIDR:              pl.cidr.String(),
+		BlockSize:         int32(pl.blockSize),
+		Encapsulation:     cmp.Or(pl.obj.Spec.Encapsulation, v1alpha1.EncapsulationNone),
+		NATOutgoing:       pl.obj.Spec.NATOutgoing,
+		NamespaceSelector: pl.obj.Spec.NamespaceSelector,
+	}
+	for _, r := range pl.reserved {
+		out.ReservedCIDRs = append(out.ReservedCIDRs, r.String())
+	}
+	if pl.err == nil {
+		out.Allocate = !pl.obj.Spec.Disabled && pl.nodes.Matches(n.labels)
+		return out
+	}
+	out.NamespaceSelector = nil
+	if n.before == nil {
+		return out
+	}
+	for _, before := range n.before.Pools {
+		if before.Name == out.Name && before.CIDR == out.CIDR {
+			out.Allocate = before.Allocate && !pl.obj.Spec.Disabled
+			out.NamespaceSelector = before.NamespaceSelector
+		}
+	}
+	return out
+}
+
+// parsePool reads a pool. An error in its range makes it useless; one in a
+// selector is kept in the pool.
+func parsePool(obj *v1alpha1.IPPool) (*pool, error) {
+	pl := &pool{obj: obj}
+	var err error
+	if pl.cidr, err = parseCIDR(obj.Spec.CIDR); err != nil {
+		return nil, fmt.Errorf("cidr: %w", err)
+	}
+	pl.blockSize = defaultBlockSizeV4
+	if pl.cidr.Addr().Is6() {
+		pl.blockSize = defaultBlockSizeV6
+	}
+	if obj.Spec.BlockSize != nil {
+		pl.blockSize = int(*obj.Spec.BlockSize)
+	}
+	if pl.blockSize < pl.cidr.Bits() || pl.blockSize > pl.cidr.Addr().BitLen() {
+		return nil, fmt.Errorf("blocks of /%d do not fit into %s", pl.blockSize, pl.cidr)
+	}
+	for _, s := range obj.Spec.ReservedCIDRs {
+		r, err := parseCIDR(s)
+		if err != nil {
+			return nil, fmt.Errorf("reservedCIDRs: %w", err)
+		}
+		pl.reserved = append(pl.reserved, r)
+	}
+	if pl.nodes, err = parseSelector(obj.Spec.NodeSelector); err != nil {
+		pl.err = fmt.Errorf("nodeSelector: %w", err)
+	} else if _, err = parseSelector(obj.Spec.NamespaceSelector); err != nil {
+		pl.err = fmt.Errorf("namespaceSelector: %w", err)
+	}
+	return pl, nil
+}
+
+// poolsInUse tells of which pools nodes hold blocks.
+func poolsInUse(pools []*pool, blocks []v1alpha1.IPBlock) map[*pool]bool {
+	byName := make(map[string]*pool, len(pools))
+	for _, pl := range pools {
+		byName[pl.obj.Name] = pl
+	}
+	used := make(map[*pool]bool, len(pools))
+	for i := range blocks {
+		if pl := byName[blocks[i].Spec.Pool]; pl != nil && !used[pl] && pl.holds(&blocks[i]) {
+			used[pl] = true
+		}
+	}
+	return used
+}
+
+// holds tells whether the block is a part of the pool's range.
+func (pl *pool) holds(b *v1alpha1.IPBlock) bool {
+	cidr, err := parseCIDR(b.Spec.CIDR)
+	return err == nil && pl.cidr.Bits() <= cidr.Bits() && pl.cidr.Contains(cidr.Addr())
+}
+
+// parseSelector reads a selector of nodes or namespaces; nil matches all.
+func parseSelector(s *metav1.LabelSelector) (labels.Selector, error) {
+	if s == nil {
+		return labels.Everything(), nil
+	}
+	return metav1.LabelSelectorAsSelector(s)
+}
+
+func parseCIDR(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%q is not a network in CIDR form", s)
+	}
+	if p != p.Masked() {
+		return netip.Prefix{}, fmt.Errorf("%s has host bits set", s)
+	}
+	return p, nil
+}
+
+// boolCompare orders false before true.
+func boolCompare(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
