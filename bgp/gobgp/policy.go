@@ -71,6 +71,12 @@ func (p *policy) document() *document {
 		own = append(own, bgp.Range{CIDR: o, MinLength: o.Bits(), MaxLength: o.Bits()})
 		inside = append(inside, bgp.Range{CIDR: o, MinLength: o.Bits(), MaxLength: o.Addr().BitLen()})
 	}
+	// What we originate goes through the import policy as well.
+	d.statements[importPolicy] = append(d.statements[importPolicy], &api.Statement{
+		Name:       "originated",
+		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
+		Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
+	})
 	d.add(importPolicy, "own", inside, nil, false)
 	for i, g := range p.groups {
 		for j := 0; j < len(g.rules); {

@@ -1,0 +1,316 @@
+package sender
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Message types (RFC 4271, section 4.1).
+const (
+	typeOpen         = 1
+	typeUpdate       = 2
+	typeNotification = 3
+	typeKeepalive    = 4
+	typeRefresh      = 5
+)
+
+const (
+	headerLength = 19
+	maxLength    = 4096
+)
+
+// message frames a body (RFC 4271, section 4.1).
+func message(kind byte, body []byte) []byte {
+	m := make([]byte, headerLength, headerLength+len(body))
+	for i := range 16 {
+		m[i] = 0xff
+	}
+	binary.BigEndian.PutUint16(m[16:], uint16(headerLength+len(body)))
+	m[18] = kind
+	return append(m, body...)
+}
+
+// open encodes an OPEN with the capabilities of both unicast families, route
+// refresh, four-octet AS numbers and, when asked for, graceful restart.
+func (o *Options) open() []byte {
+	caps := []byte{
+		1, 4, 0, 1, 0, 1, // multiprotocol IPv4 unicast (RFC 4760)
+		1, 4, 0, 2, 0, 1, // multiprotocol IPv6 unicast
+		2, 0, // route refresh (RFC 2918)
+		65, 4, // four-octet AS numbers (RFC 6793)
+	}
+	caps = binary.BigEndian.AppendUint32(caps, o.ASN)
+	if o.RestartTime > 0 {
+		flags := uint16(o.RestartTime / time.Second)
+		preserved := byte(0)
+		if o.Restarting {
+			flags |= 0x8000
+			preserved = 0x80
+		}
+		caps = append(caps, 64, 10, byte(flags>>8), byte(flags), 0, 1, 1, preserved, 0, 2, 1, preserved)
+	}
+	as := uint16(23456) // AS_TRANS
+	if o.ASN < 1<<16 {
+		as = uint16(o.ASN)
+	}
+	body := []byte{4}
+	body = binary.BigEndian.AppendUint16(body, as)
+	body = binary.BigEndian.AppendUint16(body, uint16(o.hold()/time.Second))
+	id := o.RouterID.As4()
+	body = append(body, id[:]...)
+	body = append(body, byte(len(caps)+2), 2, byte(len(caps)))
+	return message(typeOpen, append(body, caps...))
+}
+
+// Route is what an UPDATE says of a set of prefixes.
+type Route struct {
+	NextHop   netip.Addr
+	ASPath    []uint32
+	LocalPref uint32 // zero: the attribute is left out, as to external peers
+	MED       uint32 // zero: the attribute is left out
+}
+
+// Update encodes UPDATE messages that announce prefixes of one family, as few
+// as their size allows.
+func Update(r Route, prefixes ...netip.Prefix) []byte {
+	attrs := []byte{0x40, 1, 1, 0} // ORIGIN IGP
+	path := []byte{}
+	if n := len(r.ASPath); n > 0 {
+		path = append(path, 2, byte(n)) // AS_SEQUENCE
+		for _, as := range r.ASPath {
+			path = binary.BigEndian.AppendUint32(path, as)
+		}
+	}
+	attrs = append(append(attrs, 0x40, 2, byte(len(path))), path...)
+	v4 := len(prefixes) > 0 && prefixes[0].Addr().Is4()
+	if v4 {
+		attrs = append(append(attrs, 0x40, 3, 4), r.NextHop.AsSlice()...)
+	}
+	if r.MED > 0 {
+		attrs = binary.BigEndian.AppendUint32(append(attrs, 0x80, 4, 4), r.MED)
+	}
+	if r.LocalPref > 0 {
+		attrs = binary.BigEndian.AppendUint32(append(attrs, 0x40, 5, 4), r.LocalPref)
+	}
+	room := maxLength - headerLength - 4 - len(attrs) - 32
+	return chunked(prefixes, room, func(nlri []byte) []byte {
+		if v4 {
+			return update(nil, attrs, nlri)
+		}
+		mp := append([]byte{0, 2, 1, 16}, r.NextHop.AsSlice()...)
+		mp = append(append(mp, 0), nlri...)
+		return update(nil, appendExtended(attrs, 14, mp), nil)
+	})
+}
+
+// Withdraw encodes UPDATE messages that withdraw prefixes of one family.
+func Withdraw(prefixes ...netip.Prefix) []byte {
+	return chunked(prefixes, maxLength-headerLength-32, func(nlri []byte) []byte {
+		if prefixes[0].Addr().Is4() {
+			return update(nlri, nil, nil)
+		}
+		return update(nil, appendExtended(nil, 15, append([]byte{0, 2, 1}, nlri...)), nil)
+	})
+}
+
+// EndOfRIB encodes the End-of-RIB marker of a family (RFC 4724, section 2).
+func EndOfRIB(v4 bool) []byte {
+	if v4 {
+		return update(nil, nil, nil)
+	}
+	return update(nil, appendExtended(nil, 15, []byte{0, 2, 1}), nil)
+}
+
+func update(withdrawn, attrs, nlri []byte) []byte {
+	body := binary.BigEndian.AppendUint16(nil, uint16(len(withdrawn)))
+	body = append(body, withdrawn...)
+	body = binary.BigEndian.AppendUint16(body, uint16(len(attrs)))
+	body = append(body, attrs...)
+	return message(typeUpdate, append(body, nlri...))
+}
+
+// appendExtended appends an optional attribute with a two-octet length.
+func appendExtended(attrs []byte, kind byte, value []byte) []byte {
+	out := append(append([]byte{}, attrs...), 0x90, kind)
+	out = binary.BigEndian.AppendUint16(out, uint16(len(value)))
+	return append(out, value...)
+}
+
+func chunked(prefixes []netip.Prefix, room int, encode func(nlri []byte) []byte) []byte {
+	var out, nlri []byte
+	for _, p := range prefixes {
+		nlri = append(nlri, byte(p.Bits()))
+		nlri = append(nlri, p.Addr().AsSlice()[:(p.Bits()+7)/8]...)
+		if len(nlri) > room {
+			out = append(out, encode(nlri)...)
+			nlri = nlri[:0]
+		}
+	}
+	if len(nlri) > 0 {
+		out = append(out, encode(nlri)...)
+	}
+	return out
+}
+
+// Change is what a received UPDATE says.
+type Change struct {
+	Withdrawn []netip.Prefix
+	Announced []netip.Prefix
+	Route     Route // of Announced
+	EndOfRIB  bool
+}
+
+var errShort = errors.New("message is cut short")
+
+// ParseUpdate decodes the body of an UPDATE message whose AS numbers have four octets.
+func ParseUpdate(body []byte) (Change, error) {
+	var c Change
+	withdrawn, rest, err := sized(body)
+	if err != nil {
+		return c, err
+	}
+	attrs, nlri, err := sized(rest)
+	if err != nil {
+		return c, err
+	}
+	if c.Withdrawn, err = parsePrefixes(withdrawn, 4); err != nil {
+		return c, err
+	}
+	if c.Announced, err = parsePrefixes(nlri, 4); err != nil {
+		return c, err
+	}
+	c.EndOfRIB = len(body) == 4
+	for len(attrs) > 0 {
+		var kind byte
+		var value []byte
+		if kind, value, attrs, err = parseAttribute(attrs); err != nil {
+			return c, err
+		}
+		if err := c.attribute(kind, value); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+func (c *Change) attribute(kind byte, v []byte) (err error) {
+	switch kind {
+	case 2:
+		for len(v) >= 2 {
+			n := int(v[1])
+			if len(v) < 2+4*n {
+				return errShort
+			}
+			for i := range n {
+				c.Route.ASPath = append(c.Route.ASPath, binary.BigEndian.Uint32(v[2+4*i:]))
+			}
+			v = v[2+4*n:]
+		}
+	case 3:
+		c.Route.NextHop, _ = netip.AddrFromSlice(v)
+	case 4, 5:
+		if len(v) != 4 {
+			return errShort
+		}
+		n := binary.BigEndian.Uint32(v)
+		if kind == 4 {
+			c.Route.MED = n
+		} else {
+			c.Route.LocalPref = n
+		}
+	case 14:
+		if len(v) < 5 || len(v) < 5+int(v[3]) {
+			return errShort
+		}
+		if hop := v[4 : 4+int(v[3])]; len(hop) >= 16 {
+			c.Route.NextHop, _ = netip.AddrFromSlice(hop[:16])
+		}
+		c.Announced, err = parsePrefixes(v[5+int(v[3]):], 16)
+	case 15:
+		if len(v) < 3 {
+			return errShort
+		}
+		c.EndOfRIB = len(v) == 3
+		c.Withdrawn, err = parsePrefixes(v[3:], 16)
+	}
+	return err
+}
+
+func parseAttribute(b []byte) (kind byte, value, rest []byte, err error) {
+	if len(b) < 3 {
+		return 0, nil, nil, errShort
+	}
+	head, n := 3, int(b[2])
+	if b[0]&0x10 != 0 {
+		if len(b) < 4 {
+			return 0, nil, nil, errShort
+		}
+		head, n = 4, int(binary.BigEndian.Uint16(b[2:]))
+	}
+	if len(b) < head+n {
+		return 0, nil, nil, errShort
+	}
+	return b[1], b[head : head+n], b[head+n:], nil
+}
+
+func sized(b []byte) (value, rest []byte, err error) {
+	if len(b) < 2 {
+		return nil, nil, errShort
+	}
+	n := int(binary.BigEndian.Uint16(b))
+	if len(b) < 2+n {
+		return nil, nil, errShort
+	}
+	return b[2 : 2+n], b[2+n:], nil
+}
+
+func parsePrefixes(b []byte, size int) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for len(b) > 0 {
+		bits := int(b[0])
+		n := (bits + 7) / 8
+		if bits > 8*size {
+			return nil, fmt.Errorf("prefix length %d", bits)
+		}
+		if len(b) < 1+n {
+			return nil, errShort
+		}
+		full := make([]byte, size)
+		copy(full, b[1:1+n])
+		addr, _ := netip.AddrFromSlice(full)
+		out = append(out, netip.PrefixFrom(addr, bits).Masked())
+		b = b[1+n:]
+	}
+	return out, nil
+}
+
+// Table encodes a table for measurements: n prefixes of length 26 from
+// 16.0.0.0/4 on, and hops next hops from 10.64.0.1 on, each with its share of
+// neighbouring prefixes in a message of its own, then End-of-RIB.
+func Table(n, hops int) []byte {
+	share := n / hops
+	var out []byte
+	for h := range hops {
+		prefixes := make([]netip.Prefix, 0, share+1)
+		for i := h * share; i < n && (i < (h+1)*share || h == hops-1); i++ {
+			prefixes = append(prefixes, TablePrefix(i))
+		}
+		out = append(out, Update(Route{NextHop: TableHop(h), LocalPref: 100}, prefixes...)...)
+	}
+	return append(out, EndOfRIB(true)...)
+}
+
+// TablePrefix is the prefix i of Table.
+func TablePrefix(i int) netip.Prefix {
+	n := uint32(16<<24) + uint32(i)<<6
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, n))), 26)
+}
+
+// TableHop is the next hop h of Table.
+func TableHop(h int) netip.Addr {
+	n := uint32(10<<24|64<<16) + uint32(h) + 1
+	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, n)))
+}

@@ -1,0 +1,346 @@
+package gobgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/godwit-net/godwit/bgp"
+	"github.com/godwit-net/godwit/bgp/bgptest/sender"
+)
+
+func TestKeepsRoutesOfARestartingPeer(t *testing.T) {
+	s := newSink()
+	sp := start(t, Options{Sink: s})
+	c := baseConfig(t)
+	p := nodePeer("127.0.0.2", 1)
+	c.Peers = []bgp.Peer{p}
+	set(t, sp, c)
+	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	r.connect()
+	route := sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}
+	r.announce(route, "172.25.3.0/26", "172.25.4.0/26")
+	r.send(sender.EndOfRIB(true))
+	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2", "172.25.4.0/26 via 127.0.0.2")
+
+	r.breakOff()
+	eventually(t, func() string {
+		if got := sessionOf(t, sp, p.Name); !strings.Contains(got.Message, "is kept while it restarts") {
+			return fmt.Sprint(got)
+		}
+		return ""
+	})
+	began := time.Now()
+	r.options.Restarting = true
+	r.connect()
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("the session needed %v to come back", took)
+	}
+	r.announce(route, "172.25.3.0/26")
+	if log := s.events(); slices.ContainsFunc(log, func(e string) bool { return strings.HasPrefix(e, "-") }) {
+		t.Errorf("routes went while the peer restarted: %v", log)
+	}
+	// What it does not announce again goes with its End-of-RIB.
+	r.send(sender.EndOfRIB(true))
+	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
+	if log := s.events(); slices.Contains(log, "-172.25.3.0/26") {
+		t.Errorf("a route that was announced again went in between: %v", log)
+	}
+}
+
+func TestDropsRoutesOfAPeerThatDoesNotComeBack(t *testing.T) {
+	s := newSink()
+	sp := start(t, Options{Sink: s})
+	c := baseConfig(t)
+	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
+	set(t, sp, c)
+	o := internal("127.0.0.2")
+	o.RestartTime = time.Second
+	r := newRouter(t, speakerAddr(c), o)
+	r.connect()
+	r.announce(sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}, "172.25.3.0/26")
+	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
+	r.breakOff()
+	s.waitRoutes(t)
+}
+
+func TestCeaseDropsRoutesAtOnce(t *testing.T) {
+	s := newSink()
+	sp := start(t, Options{Sink: s})
+	c := baseConfig(t)
+	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
+	set(t, sp, c)
+	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	r.connect()
+	r.announce(sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}, "172.25.3.0/26")
+	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
+	r.session.Cease(2)
+	s.waitRoutes(t)
+	if got := sessionOf(t, sp, "node-127.0.0.2"); got.Message != "it closed the session: administrative shutdown" || got.Since.IsZero() {
+		t.Errorf("reported is %+v", got)
+	}
+}
+
+func TestRestartingSpeakerAnnouncesAllBeforeEndOfRIB(t *testing.T) {
+	sp := start(t, Options{Sink: newSink(), Restarting: true})
+	c := baseConfig(t)
+	c.Advertise = nil
+	for i := range 100 {
+		c.Advertise = append(c.Advertise, sender.TablePrefix(i))
+	}
+	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1), nodePeer("127.0.0.3", 1)} // the second does not come
+	set(t, sp, c)
+	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	began := time.Now()
+	r.connect()
+	r.send(sender.EndOfRIB(true))
+	eventually(t, func() string {
+		if log := r.events(); len(log) != 101 || log[100] != "eor" {
+			return fmt.Sprint(log)
+		}
+		return ""
+	})
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("it took %v; a peer that does not come must not hold up the others", took)
+	}
+}
+
+func TestStopForARestartSendsNoCease(t *testing.T) {
+	s := newSink()
+	sp := start(t, Options{Sink: s})
+	c := baseConfig(t)
+	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
+	set(t, sp, c)
+	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	session := r.connect()
+	r.announce(sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}, "172.25.3.0/26")
+	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
+	r.waitRoutes(map[string]string{"172.25.0.128/26": "127.0.0.1"})
+	if err := sp.Stop(context.Background(), bgp.StopRestart); err != nil {
+		t.Fatal(err)
+	}
+	var n *sender.Notification
+	if err := session.Err(); errors.As(err, &n) {
+		t.Errorf("the peer was sent a %v", n)
+	}
+	if log := fmt.Sprint(r.events()); strings.Contains(log, "-") {
+		t.Errorf("the peer was told %v", log)
+	}
+	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
+	if err := sp.Set(context.Background(), c); err == nil {
+		t.Error("a stopped speaker took a configuration")
+	}
+	if err := sp.Stop(context.Background(), bgp.StopLeave); err != nil {
+		t.Errorf("the second Stop: %v", err)
+	}
+}
+
+func TestStopToLeaveWithdrawsAndCeases(t *testing.T) {
+	sp := start(t, Options{Sink: newSink()})
+	c := baseConfig(t)
+	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
+	set(t, sp, c)
+	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	session := r.connect()
+	r.waitRoutes(map[string]string{"172.25.0.128/26": "127.0.0.1"})
+	if err := sp.Stop(context.Background(), bgp.StopLeave); err != nil {
+		t.Fatal(err)
+	}
+	var n *sender.Notification
+	if err := session.Err(); !errors.As(err, &n) || n.Code != codeCease {
+		t.Errorf("the session ended with %v, not with a Cease", err)
+	}
+	if log := r.events(); log[len(log)-1] != "-172.25.0.128/26" {
+		t.Errorf("nothing was withdrawn: %v", log)
+	}
+}
+
+func TestInSync(t *testing.T) {
+	route := sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}
+	config := func(t *testing.T) (bgp.Config, *router, *router) {
+		c := baseConfig(t)
+		c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1), nodePeer("127.0.0.3", 1)}
+		return c, newRouter(t, speakerAddr(c), internal("127.0.0.2")), newRouter(t, speakerAddr(c), internal("127.0.0.3"))
+	}
+	t.Run("when all peers have sent all", func(t *testing.T) {
+		s := newSink()
+		sp := start(t, Options{Sink: s, SyncTimeout: time.Hour})
+		c, a, b := config(t)
+		set(t, sp, c)
+		a.connect()
+		a.announce(route, "172.25.3.0/26")
+		a.send(sender.EndOfRIB(true))
+		s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
+		b.connect()
+		b.announce(route, "172.25.4.0/26")
+		s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2", "172.25.4.0/26 via 127.0.0.2")
+		if slices.Contains(s.events(), "in sync") {
+			t.Error("in sync before the last End-of-RIB")
+		}
+		b.announce(route, "172.25.5.0/26")
+		b.send(sender.EndOfRIB(true))
+		s.wait(t, "in sync", func() bool { return s.synced == 1 })
+		if log := s.events(); log[len(log)-1] != "in sync" || len(log) != 4 {
+			t.Errorf("in sync came too early: %v", log)
+		}
+		set(t, sp, c)
+		a.send(sender.EndOfRIB(true))
+		a.announce(route, "172.25.6.0/26")
+		s.wait(t, "one more route", func() bool { return len(s.routes) == 4 })
+		if s.synced != 1 {
+			t.Errorf("in sync %d times", s.synced)
+		}
+	})
+	t.Run("when the time is over", func(t *testing.T) {
+		s := newSink()
+		sp := start(t, Options{Sink: s, SyncTimeout: 200 * time.Millisecond})
+		c, _, _ := config(t)
+		began := time.Now()
+		set(t, sp, c)
+		s.wait(t, "in sync", func() bool { return s.synced == 1 })
+		if took := time.Since(began); took < 200*time.Millisecond {
+			t.Errorf("in sync after %v", took)
+		}
+	})
+	t.Run("when the peer that is waited for is no longer wanted", func(t *testing.T) {
+		s := newSink()
+		sp := start(t, Options{Sink: s, SyncTimeout: time.Hour})
+		c, a, _ := config(t)
+		set(t, sp, c)
+		a.connect()
+		a.announce(route, "172.25.3.0/26")
+		a.send(sender.EndOfRIB(true))
+		s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
+		c.Peers = c.Peers[:1]
+		set(t, sp, c)
+		s.wait(t, "in sync", func() bool { return s.synced == 1 })
+	})
+	t.Run("with a peer that sends no End-of-RIB", func(t *testing.T) {
+		s := newSink()
+		sp := start(t, Options{Sink: s, SyncTimeout: time.Hour})
+		c, a, _ := config(t)
+		c.Peers = c.Peers[:1]
+		set(t, sp, c)
+		a.options.RestartTime = 0
+		a.connect()
+		s.wait(t, "in sync", func() bool { return s.synced == 1 })
+	})
+}
+
+func TestTooManyPrefixesEndTheSession(t *testing.T) {
+	s := newSink()
+	sp := start(t, Options{Sink: s})
+	c := baseConfig(t)
+	c.Blocks = []bgp.Range{rng("16.0.0.0/4", 26)}
+	p := nodePeer("127.0.0.2", 1)
+	p.MaxPrefixes = 10
+	c.Peers = []bgp.Peer{p}
+	set(t, sp, c)
+	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	r.connect()
+	r.send(sender.Table(10, 1))
+	s.wait(t, "10 routes", func() bool { return len(s.routes) == 10 })
+	r.send(sender.Table(11, 1))
+	var n *sender.Notification
+	if err := r.session.Err(); !errors.As(err, &n) || n.Code != codeCease {
+		t.Fatalf("the session ended with %v", err)
+	}
+	s.waitRoutes(t)
+	if got := sessionOf(t, sp, p.Name); !strings.HasPrefix(got.Message, "it sent 11 prefixes, more than its limit of 10") {
+		t.Errorf("reported is %+v", got)
+	}
+	set(t, sp, c) // nothing new: it stays down
+	if got := sessionOf(t, sp, p.Name); got.State != bgp.StateIdle {
+		t.Errorf("reported is %+v", got)
+	}
+
+	p.MaxPrefixes = 20
+	c.Peers = []bgp.Peer{p}
+	set(t, sp, c)
+	r.connect()
+	r.send(sender.Table(11, 1))
+	s.wait(t, "11 routes", func() bool { return len(s.routes) == 11 })
+}
+
+func TestSessionsSayWhyTheyAreDown(t *testing.T) {
+	sp := start(t, Options{Sink: newSink()})
+	c := baseConfig(t)
+	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
+	set(t, sp, c)
+	message := func(want string) {
+		t.Helper()
+		eventually(t, func() string {
+			if got := sessionOf(t, sp, "node-127.0.0.2"); got.Message != want {
+				return fmt.Sprintf("the message is %q, not %q", got.Message, want)
+			}
+			return ""
+		})
+	}
+	message("can't connect: connection refused")
+
+	r := newRouter(t, speakerAddr(c), external("127.0.0.2", 65001))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var n *sender.Notification
+	if _, err := sender.Dial(ctx, r.remote, r.options); !errors.As(err, &n) || n.Code != codeOpen || n.Subcode != subcodeBadAS {
+		t.Fatalf("the wrong AS number gave %v", err)
+	}
+	message("we closed the session: error in OPEN: unexpected AS number (64512 is configured)")
+
+	// A peer that hangs up, and one that refuses our OPEN when we dial it.
+	l, err := net.Listen("tcp", "127.0.0.4:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	answer := make(chan []byte, 1)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			buf := make([]byte, 4096)
+			_, _ = conn.Read(buf)
+			select {
+			case b := <-answer:
+				_, _ = conn.Write(b)
+				_, _ = conn.Read(buf)
+			default:
+			}
+			_ = conn.Close()
+		}
+	}()
+	p := nodePeer("127.0.0.4", netip.MustParseAddrPort(l.Addr().String()).Port())
+	p.Name = "node-127.0.0.2"
+	c.Peers = []bgp.Peer{p}
+	set(t, sp, c)
+	message("it closed the connection without a word (does it know this node as a peer?)")
+	notification := append(slices.Repeat([]byte{0xff}, 16), 0, 21, 3, codeOpen, subcodeBadAS)
+	answer <- notification
+	message("it refused our OPEN; its own log says why (often the AS number or the address it expects)")
+}
+
+func TestNotificationsInWords(t *testing.T) {
+	for _, c := range []struct {
+		code, sub int
+		want      string
+	}{
+		{6, 1, "maximum number of prefixes reached"},
+		{6, 77, "cease (subcode 77)"},
+		{4, 0, "hold time over without a keepalive"},
+		{2, 2, "error in OPEN: unexpected AS number"},
+		{3, 0, "error in UPDATE"},
+		{99, 1, "notification 99/1"},
+	} {
+		if got := notification(c.code, c.sub); got != c.want {
+			t.Errorf("notification(%d, %d) = %q, want %q", c.code, c.sub, got, c.want)
+		}
+	}
+}
