@@ -67,7 +67,7 @@ $(TOOLS)/.kube: e2e/kube/go.mod e2e/kube/go.sum scripts/build
 tools: $(TOOLS)/.tools
 $(TOOLS)/.tools: tools/go.mod tools/go.sum scripts/build
 	@scripts/build tools $(TOOLS) sigs.k8s.io/controller-tools/cmd/controller-gen \
-		google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc mvdan.cc/gofumpt
+		google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc mvdan.cc/gofumpt
 	@touch $@
 
 $(TOOLS)/.golangci-lint: tools/go.mod tools/go.sum scripts/build
@@ -111,7 +111,7 @@ generate: tools ## Generate CRDs, deep copies and the CNI service's code
 	@controller-gen object:headerFile=/dev/null paths=./api/v1alpha1/...
 	@controller-gen crd paths=./api/v1alpha1/... output:crd:dir=config/crd
 	@protoc --go_out=. --go_opt=module=github.com/godwit-net/godwit \
-		--go-grpc_out=. --go-grpc_opt=module=github.com/godwit-net/godwit api/cni/cni.proto
+		--go-ttrpc_out=. --go-ttrpc_opt=module=github.com/godwit-net/godwit api/cni/cni.proto
 
 verify: generate ## Check that generated files and modules are as committed
 	@echo "==> checking generated files and modules"

@@ -7,6 +7,10 @@
 // The contract between godwit-cni, which the container runtime executes, and
 // the node's agent, over a unix socket that only root may use. The plugin
 // hands over what the runtime gave it, unread; the agent does the work.
+//
+// It is spoken over ttrpc (github.com/containerd/ttrpc), which is gRPC's model
+// without HTTP/2: the process start of a grpc-go client alone takes longer than
+// attaching a pod altogether.
 
 package cni
 
