@@ -39,6 +39,14 @@ const SystemNamespace = "godwit-system"
 // AgentProcess of its node.
 const ControllerProcess = "godwit-controller"
 
+func (l *Lab) agents() []string {
+	var names []string
+	for _, n := range l.Top.Nodes {
+		names = append(names, AgentProcess(n.Name))
+	}
+	return names
+}
+
 // AgentProcess returns the name of the process of a node's agent.
 func AgentProcess(node string) string { return "godwit-agent-" + node }
 
@@ -300,6 +308,13 @@ func (l *Lab) Down(ctx context.Context) ([]string, error) {
 	var errs []error
 	for _, r := range l.Routers {
 		errs = append(errs, r.Stop(ctx))
+	}
+	for _, agent := range append(l.agents(), ControllerProcess) {
+		errs = append(errs, l.Group.Stop(ctx, agent))
+	}
+	// The API server would wait for its watchers, and etcd's data goes anyway.
+	for _, name := range []string{controlplane.ServerProcess, controlplane.EtcdProcess} {
+		errs = append(errs, l.Group.Kill(ctx, name))
 	}
 	ended, err := l.Group.StopAll(ctx)
 	errs = append(errs, err)

@@ -30,6 +30,10 @@ import (
 // PoolName is the name of the lab's pool.
 const PoolName = "default"
 
+// passwordSecret is the name of the Secret that the project's manifests let the
+// agents read.
+const passwordSecret = "bgp-passwords" // #nosec G101 -- the name of a Secret
+
 // hostFilter is the name of the filter for the routers' announcements.
 const hostFilter = "hosts"
 
@@ -69,9 +73,7 @@ func (l *Lab) createObjects(ctx context.Context) error {
 	for _, n := range l.Top.Nodes {
 		objects = append(objects, node(n))
 	}
-	for _, t := range l.Top.ToRs {
-		objects = append(objects, passwordSecret(t))
-	}
+	objects = append(objects, l.passwords())
 	for _, o := range objects {
 		if err := api.Create(ctx, o); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create %T %s: %w", o, o.GetName(), err)
@@ -135,7 +137,7 @@ func (l *Lab) godwitObjects() []client.Object {
 			ObjectMeta: named(t.Name),
 			Spec: v1alpha1.BGPPeerSpec{
 				PeerAddress: t.Address.Addr().String(), PeerASN: int64(t.ASN),
-				PasswordSecretRef: &v1alpha1.SecretKeyRef{Name: secretName(t)},
+				PasswordSecretRef: &v1alpha1.SecretKeyRef{Name: passwordSecret, Key: t.Name},
 				ImportFilters:     []string{hostFilter},
 			},
 		})
@@ -159,13 +161,16 @@ func Block(node string, cidr netip.Prefix) *v1alpha1.IPBlock {
 	}
 }
 
-func secretName(t topology.ToR) string { return "bgp-" + t.Name }
-
-func passwordSecret(t topology.ToR) *corev1.Secret {
-	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: secretName(t), Namespace: SystemNamespace},
-		StringData: map[string]string{"password": Password(t.Name)},
+// passwords is the Secret with the password of every router's sessions.
+func (l *Lab) passwords() *corev1.Secret {
+	s := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: passwordSecret, Namespace: SystemNamespace},
+		StringData: map[string]string{},
 	}
+	for _, t := range l.Top.ToRs {
+		s.StringData[t.Name] = Password(t.Name)
+	}
+	return s
 }
 
 func node(n topology.Node) *corev1.Node {

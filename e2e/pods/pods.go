@@ -101,10 +101,18 @@ func (r *Runtime) Add(ctx context.Context, p *Pod, list *libcni.NetworkConfigLis
 	return nil, fmt.Errorf("attach %s: the plugin gave no address", p.Name)
 }
 
-// Del detaches a pod and removes its network namespace.
-func (r *Runtime) Del(ctx context.Context, p *Pod, list *libcni.NetworkConfigList, capabilities map[string]any) error {
+// Detach detaches a pod, whose network namespace stays.
+func (r *Runtime) Detach(ctx context.Context, p *Pod, list *libcni.NetworkConfigList, capabilities map[string]any) error {
 	if err := r.cni().DelNetworkList(ctx, list, p.runtimeConf(capabilities)); err != nil {
 		return fmt.Errorf("detach %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+// Del detaches a pod and removes its network namespace.
+func (r *Runtime) Del(ctx context.Context, p *Pod, list *libcni.NetworkConfigList, capabilities map[string]any) error {
+	if err := r.Detach(ctx, p, list, capabilities); err != nil {
+		return err
 	}
 	return namespace.Delete(p.Netns)
 }

@@ -37,7 +37,10 @@ func newCommand() *cobra.Command {
 	f := cmd.PersistentFlags()
 	f.StringVar(&c.Prefix, "prefix", "godwit-", "what the names of the lab's network namespaces start with")
 	f.StringVar(&c.Dir, "dir", "/run/godwit-lab", "the folder for all files of the lab")
-	f.StringSliceVar(&c.Bin, "bin-dir", []string{"bin", ".cache/bin"}, "folders with Godwit's and Kubernetes' programs")
+	var kube []string
+	f.StringSliceVar(&c.Bin, "bin", []string{"bin"}, "folders with Godwit's programs")
+	f.StringSliceVar(&kube, "kube-bin", []string{".cache/bin"}, "folders with Kubernetes' programs and CNI plugins")
+	cmd.PersistentPreRun = func(*cobra.Command, []string) { c.Bin = append(c.Bin, kube...) }
 	f.StringVar(&c.ConfigDir, "config", "config", "the project's config folder")
 	cmd.AddCommand(upCommand(&c, open), downCommand(open), statusCommand(open), shellCommand(open), proxyCommand())
 	return cmd
@@ -82,6 +85,9 @@ func up(ctx context.Context, l *lab.Lab, p *lab.Progress) error {
 		return ctx.Err()
 	}
 	if err != nil {
+		if !l.IsUp() {
+			return err
+		}
 		return fmt.Errorf("%w\n\nwhat is up stays up, for you to look at: logs are %s; `make lab-down` removes it all",
 			err, strings.Join(l.Logs(), " "))
 	}

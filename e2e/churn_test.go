@@ -1,0 +1,297 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/godwit-net/godwit/e2e/lab"
+	"github.com/godwit-net/godwit/e2e/namespace"
+	"github.com/godwit-net/godwit/e2e/pods"
+	"github.com/godwit-net/godwit/e2e/traffic"
+)
+
+// tally is what a node holds for its pods, in the kernel and on disk.
+type tally struct {
+	node    string
+	Veths   []string
+	Routes  []string // to pods
+	Records []string
+}
+
+func census(t *testing.T, l *lab.Lab, node string) tally {
+	t.Helper()
+	c := tally{node: node}
+	for line := range strings.Lines(run(t, l, node, "ip -br link show type veth")) {
+		if name, _, _ := strings.Cut(strings.Fields(line)[0], "@"); name != "eth0" {
+			c.Veths = append(c.Veths, name)
+		}
+	}
+	for line := range strings.Lines(run(t, l, node, "ip -4 route show proto 71 scope link")) {
+		c.Routes = append(c.Routes, strings.Fields(line)[0])
+	}
+	records := filepath.Join(l.RunDir(node), "addresses")
+	err := filepath.WalkDir(records, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			c.Records = append(c.Records, strings.TrimPrefix(path, records))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(c.Veths)
+	slices.Sort(c.Routes)
+	return c
+}
+
+// same waits until the node holds the same as before. A deleted pod's link may
+// go a moment after DEL has answered.
+func (c tally) same(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	eventually(t, 5*time.Second, "node "+c.node+" holds what it held before", func() error {
+		now := census(t, l, c.node)
+		if diff := cmp.Diff(c, now, cmp.AllowUnexported(tally{})); diff != "" {
+			return fmt.Errorf("leaked (+) or lost (-):\n%s", diff)
+		}
+		return nil
+	})
+}
+
+const (
+	churnPods  = 100
+	churnNode  = "n1"
+	codeRetry  = 11 // CNI: try again later
+	stallLimit = time.Second
+)
+
+// testChurn adds and deletes a hundred pods at once, with the agent killed in
+// the middle of each, while connections of other pods go on.
+func testChurn(t *testing.T, l *lab.Lab) {
+	ctx := deadline(t, 2*time.Minute)
+	base := census(t, l, churnNode)
+	stop := startStreams(ctx, t, l)
+	c := &churn{l: l, rt: l.Runtime(churnNode)}
+	var err error
+	if c.list, err = c.rt.ConfList(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range churnPods {
+		name := fmt.Sprintf("%s-churn%d", churnNode, i)
+		c.pods = append(c.pods, pods.New(name, "default", l.Top.Namespace(name)))
+		if err := namespace.Add(ctx, c.pods[i].Netns); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = namespace.Delete(c.pods[i].Netns) })
+	}
+
+	c.killedDuring(ctx, t, "ADD", c.add)
+	c.refusedWhileAway(ctx, t)
+	c.restart(ctx, t)
+	// A runtime gives up a failed attempt before it makes another.
+	c.again(ctx, t, "DEL of what failed", c.del)
+	c.again(ctx, t, "ADD of what failed", c.add)
+	c.checkAddresses(t)
+	full := census(t, l, churnNode)
+	for what, n := range map[string][2]int{
+		"veths": {len(full.Veths), len(base.Veths)}, "routes": {len(full.Routes), len(base.Routes)},
+		"records": {len(full.Records), len(base.Records)},
+	} {
+		if n[0] != n[1]+churnPods {
+			t.Errorf("%d %s with %d pods more than the %d before", n[0], what, churnPods, n[1])
+		}
+	}
+
+	c.killedDuring(ctx, t, "DEL", c.del)
+	c.restart(ctx, t)
+	c.again(ctx, t, "DEL of what failed", c.del)
+	base.same(t, l)
+
+	c.all(ctx, t, "second ADD", c.add)
+	c.checkAddresses(t)
+	c.all(ctx, t, "second DEL", c.del)
+	base.same(t, l)
+	stop()
+}
+
+// startStreams opens connections of pods that stay; the returned function
+// ends them and looks at what came through.
+func startStreams(ctx context.Context, t *testing.T, l *lab.Lab) func() {
+	t.Helper()
+	var streams []*traffic.Stream
+	for _, s := range []struct {
+		from, to string
+		addr     netip.Addr
+	}{
+		{"n1-p3", "n2-p4", pod(t, l, "n2-p4").Address},
+		{"n3-p1", "n1-p2", pod(t, l, "n1-p2").Address},
+		{"n1-p1", "n1-p2", pod(t, l, "n1-p2").Address},
+		{"n1-p1", "host1", hostOf(t, l, "host1").Address.Addr()},
+		{"host2", "n1-p3", pod(t, l, "n1-p3").Address},
+	} {
+		st, err := traffic.Start(ctx, s.from+" to "+s.to, l.Top.Namespace(s.from), l.Top.Namespace(s.to), s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		streams = append(streams, st)
+	}
+	var once sync.Once
+	end := func() {
+		once.Do(func() {
+			for _, s := range streams {
+				r, err := s.Stop()
+				if err != nil || r.Longest > stallLimit {
+					t.Errorf("%s: %d numbers sent, longest stall %v, error %v", s.Name, r.Sent, r.Longest, err)
+					continue
+				}
+				t.Logf("%s: all %d numbers came through, longest stall %v", s.Name, r.Sent, r.Longest)
+			}
+		})
+	}
+	t.Cleanup(end)
+	return end
+}
+
+// churn is a hundred pods.
+type churn struct {
+	l      *lab.Lab
+	rt     *pods.Runtime
+	list   *libcni.NetworkConfigList
+	pods   []pods.Pod
+	failed []int // of the last round
+}
+
+func (c *churn) add(ctx context.Context, p *pods.Pod) error {
+	_, err := c.rt.Add(ctx, p, c.list, nil)
+	return err
+}
+
+func (c *churn) del(ctx context.Context, p *pods.Pod) error {
+	return c.rt.Detach(ctx, p, c.list, nil)
+}
+
+// round does one thing with pods, all at once, and returns the errors.
+func (c *churn) round(ctx context.Context, which []int, do func(context.Context, *pods.Pod) error, done *atomic.Int32) map[int]error {
+	var mu sync.Mutex
+	errs := map[int]error{}
+	var wg sync.WaitGroup
+	for _, i := range which {
+		wg.Go(func() {
+			err := do(ctx, &c.pods[i])
+			if done != nil {
+				done.Add(1)
+			}
+			if err != nil {
+				mu.Lock()
+				errs[i] = err
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return errs
+}
+
+func (c *churn) every() []int {
+	all := make([]int, len(c.pods))
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
+// killedDuring kills the agent when a third is done. What fails then must
+// say that it may be tried again.
+func (c *churn) killedDuring(ctx context.Context, t *testing.T, what string, do func(context.Context, *pods.Pod) error) {
+	t.Helper()
+	var done atomic.Int32
+	killed := make(chan error, 1)
+	go func() {
+		for done.Load() < churnPods/3 && ctx.Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		killed <- c.l.Group.Kill(ctx, lab.AgentProcess(churnNode))
+	}()
+	begin := time.Now()
+	errs := c.round(ctx, c.every(), do, &done)
+	if err := <-killed; err != nil {
+		t.Fatal(err)
+	}
+	c.failed = nil
+	for i, err := range errs {
+		c.failed = append(c.failed, i)
+		if code := pods.ErrorCode(err); code != codeRetry {
+			t.Errorf("%s of %s failed with code %d (%v), want %d", what, c.pods[i].Name, code, err, codeRetry)
+		}
+	}
+	t.Logf("%s of %d pods with the agent killed: %d failed, %v in all", what, churnPods, len(errs), time.Since(begin))
+	if len(errs) == 0 {
+		t.Errorf("%s: the agent was killed, and nothing failed", what)
+	}
+}
+
+// refusedWhileAway: ADD fails at once and says what to do.
+func (c *churn) refusedWhileAway(ctx context.Context, t *testing.T) {
+	t.Helper()
+	begin := time.Now()
+	err := c.add(ctx, &c.pods[c.failed[0]])
+	took := time.Since(begin)
+	if code := pods.ErrorCode(err); code != codeRetry || took > time.Second {
+		t.Errorf("ADD without the agent: code %d (%v) after %v, want %d at once", code, err, took, codeRetry)
+	}
+	t.Logf("ADD without the agent, after %v: %v", took, err)
+}
+
+func (c *churn) restart(ctx context.Context, t *testing.T) {
+	t.Helper()
+	begin := time.Now()
+	if err := c.l.StartAgent(ctx, churnNode); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.l.WaitAgentReady(ctx, churnNode); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("agent ready again after %v", time.Since(begin))
+}
+
+func (c *churn) again(ctx context.Context, t *testing.T, what string, do func(context.Context, *pods.Pod) error) {
+	t.Helper()
+	for i, err := range c.round(ctx, c.failed, do, nil) {
+		t.Fatalf("%s: %s: %v", what, c.pods[i].Name, err)
+	}
+}
+
+func (c *churn) all(ctx context.Context, t *testing.T, what string, do func(context.Context, *pods.Pod) error) {
+	t.Helper()
+	begin := time.Now()
+	for i, err := range c.round(ctx, c.every(), do, nil) {
+		t.Fatalf("%s: %s: %v", what, c.pods[i].Name, err)
+	}
+	t.Logf("%s of %d pods: %v", what, churnPods, time.Since(begin))
+}
+
+// checkAddresses: nobody has an address twice.
+func (c *churn) checkAddresses(t *testing.T) {
+	t.Helper()
+	owner := map[netip.Addr]string{}
+	for _, p := range append(c.l.Pods(), c.pods...) {
+		if other, dup := owner[p.Address]; dup {
+			t.Errorf("%s and %s both have %s", p.Name, other, p.Address)
+		}
+		owner[p.Address] = p.Name
+		if !c.l.Top.Pool.Contains(p.Address) {
+			t.Errorf("%s has %s, which is not of the pool", p.Name, p.Address)
+		}
+	}
+}

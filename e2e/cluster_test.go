@@ -1,0 +1,129 @@
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/e2e/controlplane"
+	"github.com/godwit-net/godwit/e2e/lab"
+	"github.com/godwit-net/godwit/e2e/topology"
+)
+
+// testDeletedNode: the blocks of a node that is gone are freed, those of the
+// others are not, and a node that does not answer disturbs nobody.
+func testDeletedNode(t *testing.T, l *lab.Lab) {
+	ctx := deadline(t, time.Minute)
+	api, err := l.API()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := topology.Node{Name: "n4", Address: netip.MustParsePrefix("10.211.55.118/24")}
+	block := netip.MustParsePrefix("172.25.200.0/26")
+	if err := l.AddNode(ctx, gone); err != nil {
+		t.Fatal(err)
+	}
+	if err := api.Create(ctx, lab.Block(gone.Name, block)); err != nil {
+		t.Fatal(err)
+	}
+	name := v1alpha1.IPBlockName(block)
+	blocks := func() (map[string]string, error) {
+		list, err := l.Blocks(ctx)
+		owner := map[string]string{}
+		for _, b := range list {
+			owner[b.Name] = b.Spec.NodeName
+		}
+		return owner, err
+	}
+	// The controller waits 10 s here before it takes a node for gone for good; one
+	// that is there keeps its block for longer than that.
+	always(t, 12*time.Second, "the node's block stays", func() error {
+		owner, err := blocks()
+		if err == nil && owner[name] != gone.Name {
+			err = fmt.Errorf("block %s of a node that is there is %q's", name, owner[name])
+		}
+		return err
+	})
+	if m := l.PingMatrix(ctx); m.Err() != nil {
+		t.Errorf("with a node that does not answer: %v", m.Err())
+	}
+	if err := api.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: gone.Name}}); err != nil {
+		t.Fatal(err)
+	}
+	took := eventually(t, 30*time.Second, "the deleted node's block is freed", func() error {
+		owner, err := blocks()
+		if _, there := owner[name]; err == nil && there {
+			err = fmt.Errorf("block %s is still there", name)
+		}
+		return err
+	})
+	t.Logf("freed %v after the node was deleted", took)
+	owner, err := blocks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range l.Top.Nodes {
+		if owner[v1alpha1.IPBlockName(n.Block)] != n.Name {
+			t.Errorf("block %s of node %s is %q's now", n.Block, n.Name, owner[v1alpha1.IPBlockName(n.Block)])
+		}
+	}
+	if err := l.WaitEstablished(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// testAPIServerAway: without the API server pods start and talk, routes heal
+// and an agent restarts, from what it wrote down.
+func testAPIServerAway(t *testing.T, l *lab.Lab) {
+	ctx := deadline(t, 2*time.Minute)
+	if err := l.Group.Kill(ctx, controlplane.ServerProcess); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.CP.StartServer(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.WaitEstablished(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	talk := func(p string) {
+		t.Helper()
+		from, to := pod(t, l, p), pod(t, l, "n2-p4")
+		eventually(t, 10*time.Second, p+" reaches n2-p4", func() error {
+			_, err := l.Ping(ctx, from.Name, to.Address)
+			return err
+		})
+	}
+	addPod(t, l, "n1", "away1")
+	talk("n1-away1")
+
+	if err := l.Group.Kill(ctx, lab.AgentProcess("n1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartAgent(ctx, "n1"); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if err := l.WaitAgentReady(ctx, "n1"); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("agent ready %v after its start, without the API server", time.Since(begin))
+	addPod(t, l, "n1", "away2")
+	talk("n1-away1")
+	talk("n1-away2")
+	// Its sessions come up as well: the routers know its block from it, not from before.
+	eventually(t, 40*time.Second, "n1's session with tor1", func() error {
+		out, err := l.Routers[0].Show(ctx, "show protocols n1")
+		if err == nil && !strings.Contains(out, "Established") {
+			err = fmt.Errorf("%s", out)
+		}
+		return err
+	})
+}

@@ -1,0 +1,150 @@
+package e2e
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/godwit-net/godwit/e2e/lab"
+)
+
+// healLimit is how soon a route of ours is back.
+const healLimit = 100 * time.Millisecond
+
+// ours is a node's routes that are Godwit's, without nexthops' identifiers.
+func ours(t *testing.T, l *lab.Lab, node string) string {
+	t.Helper()
+	return regexp.MustCompile(` nhid \d+`).ReplaceAllString(run(t, l, node, "ip -4 route show proto 71"), "")
+}
+
+func testRoutesHeal(t *testing.T, l *lab.Lab) {
+	want := ours(t, l, "n1")
+	if n := strings.Count(want, "\n"); n < 6 {
+		t.Fatalf("node n1 has only %d routes of ours:\n%s", n, want)
+	}
+	group := regexp.MustCompile(`(?m)^172\.25\.0\.192/26 nhid (\d+)`).FindStringSubmatch(run(t, l, "n1", "ip -4 route show 172.25.0.192/26"))
+	if group == nil {
+		t.Fatal("the route to n2's block uses no nexthop object")
+	}
+	for _, tt := range []struct{ name, command string }{
+		{"learned route deleted", "ip route del 172.25.0.192/26"},
+		{"own block's route deleted", "ip route del blackhole 172.25.0.128/26"},
+		{"pod's route deleted", "ip route del 172.25.0.130/32"},
+		{"equal-cost route deleted", "ip route del 192.168.200.0/24"},
+		{"learned route altered", "ip route replace 172.25.0.192/26 via 10.211.55.117 dev eth0 proto 71"},
+		{"own block's route altered", "ip route replace unreachable 172.25.0.128/26 proto 71"},
+		{"equal-cost route loses a way", "ip route replace 192.168.200.0/24 via 10.211.55.2 dev eth0 proto 71"},
+		{"nexthop deleted", "ip nexthop del id " + group[1]},
+		{"everything flushed", "ip route flush proto 71"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			run(t, l, "n1", tt.command)
+			took := eventually(t, healLimit, "routes as before", func() error {
+				if diff := cmp.Diff(want, ours(t, l, "n1")); diff != "" {
+					return fmt.Errorf("- want, + got:\n%s", diff)
+				}
+				return nil
+			})
+			t.Logf("back after %v", took)
+			always(t, 50*time.Millisecond, "routes stay", func() error {
+				if diff := cmp.Diff(want, ours(t, l, "n1")); diff != "" {
+					return fmt.Errorf("- want, + got:\n%s", diff)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// testForeignRoutesStay: what bears another protocol number is nobody's
+// business of ours, also where it lies inside the pool, and also across a
+// restart of the agent, which sweeps what nobody wants.
+func testForeignRoutesStay(t *testing.T, l *lab.Lab) {
+	ctx := deadline(t, time.Minute)
+	foreign := []string{
+		"203.0.113.0/24 via 10.211.55.254 dev eth0 proto static",
+		"172.25.99.0/26 via 10.211.55.254 dev eth0 proto static",
+		"172.25.98.0/26 via 10.211.55.254 dev eth0 proto bird",
+		"blackhole 172.25.97.0/26 proto static",
+	}
+	for _, r := range foreign {
+		run(t, l, "n1", "ip route add "+r)
+		t.Cleanup(func() { run(t, l, "n1", "ip route del "+r) })
+	}
+	run(t, l, "n1", "ip nexthop add id 4242 via 10.211.55.254 dev eth0 proto static")
+	t.Cleanup(func() { run(t, l, "n1", "ip nexthop del id 4242") })
+	// A route of ours that nobody wants is swept, in contrast.
+	run(t, l, "n1", "ip route add 172.25.96.0/26 via 10.211.55.117 dev eth0 proto 71")
+	eventually(t, healLimit, "stray route of ours is gone", contains(l, "n1", "ip -4 route", "172.25.96.0/26", false))
+	run(t, l, "n1", "ip route flush proto 71")
+
+	stay := func() error {
+		out := run(t, l, "n1", "ip -4 route")
+		for _, r := range foreign {
+			if !strings.Contains(out, r) {
+				return fmt.Errorf("%s is gone:\n%s", r, out)
+			}
+		}
+		if nh := run(t, l, "n1", "ip nexthop show"); !strings.Contains(nh, "id 4242 ") {
+			return fmt.Errorf("nexthop 4242 is gone:\n%s", nh)
+		}
+		return nil
+	}
+	always(t, 300*time.Millisecond, "foreign routes", stay)
+	if err := l.Group.Stop(ctx, lab.AgentProcess("n1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartAgent(ctx, "n1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.WaitAgentReady(ctx, "n1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.WaitEstablished(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := stay(); err != nil {
+		t.Error(err)
+	}
+}
+
+// testLinkFlap: the kernel drops the routes over a link that goes down.
+func testLinkFlap(t *testing.T, l *lab.Lab) {
+	ctx := deadline(t, time.Minute)
+	want := ours(t, l, "n1")
+	same := func() error {
+		if diff := cmp.Diff(want, ours(t, l, "n1")); diff != "" {
+			return fmt.Errorf("- want, + got:\n%s", diff)
+		}
+		return nil
+	}
+	t.Run("uplink", func(t *testing.T) {
+		run(t, l, "n1", "ip link set eth0 down")
+		eventually(t, time.Second, "routes are gone", contains(l, "n1", "ip -4 route", "172.25.0.192/26", false))
+		run(t, l, "n1", "ip link set eth0 up")
+		took := eventually(t, time.Second, "routes as before", same)
+		t.Logf("back %v after the link", took)
+		// The default route is the lab's, not ours to heal.
+		run(t, l, "n1", "ip route add default via "+l.Top.GatewayAddr.Addr().String())
+		if _, err := l.Ping(ctx, "n1-p3", pod(t, l, "n2-p4").Address); err != nil {
+			t.Error(err)
+		}
+		if err := l.CheckEstablished(ctx); err != nil {
+			t.Errorf("sessions did not survive a flap of the link: %v", err)
+		}
+	})
+	t.Run("veth", func(t *testing.T) {
+		veth := regexp.MustCompile(`dev (\S+)`).FindStringSubmatch(run(t, l, "n1", "ip -4 route show 172.25.0.130/32"))
+		if veth == nil {
+			t.Fatal("no route to pod n1-p3")
+		}
+		run(t, l, "n1", "ip link set "+veth[1]+" down")
+		run(t, l, "n1", "ip link set "+veth[1]+" up")
+		took := eventually(t, time.Second, "routes as before", same)
+		t.Logf("back %v after the link", took)
+	})
+}

@@ -1,0 +1,242 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/godwit-net/godwit/e2e/lab"
+	"github.com/godwit-net/godwit/e2e/pods"
+	"github.com/godwit-net/godwit/e2e/topology"
+)
+
+//nolint:gochecknoglobals // how package testing takes flags
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// TestLab brings a lab up once, runs every test on it in order, and takes it
+// down. Each test leaves the lab as it found it, but for blocks that nodes
+// claimed; so the tests that compare whole tables come first.
+func TestLab(t *testing.T) {
+	requireRoot(t)
+	ctx := deadline(t, 10*time.Minute)
+	cfg := config(t, "godwit-e2e-", "/run/godwit-e2e")
+	l := open(t, cfg)
+	// A run that was killed may have left something.
+	if _, err := l.Down(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before := takeSnapshot(t, cfg)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if t.Failed() {
+			dump(t, l)
+		}
+		guests, err := l.Down(ctx)
+		if err != nil || len(guests) > 0 {
+			t.Errorf("lab down: %v; still in its namespaces: %v", err, guests)
+		}
+		before.compare(t, takeSnapshot(t, cfg))
+	})
+	var out strings.Builder
+	if err := l.Up(ctx, lab.NewProgress(&out)); err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	t.Logf("lab up:\n%s", out.String())
+
+	for _, tt := range []struct {
+		name string
+		run  func(*testing.T, *lab.Lab)
+	}{
+		{"Goldens", testGoldens},
+		{"EverybodyReachesEverybody", testMatrix},
+		{"Report", testReport},
+		{"EqualCostRoutes", testECMP},
+		{"Masquerade", testMasquerade},
+		{"RoutesHeal", testRoutesHeal},
+		{"ForeignRoutesStay", testForeignRoutesStay},
+		{"LinkFlap", testLinkFlap},
+		{"PluginChain", testPluginChain},
+		{"BadRequests", testBadRequests},
+		{"DeletedNode", testDeletedNode},
+		{"Churn", testChurn},
+		{"APIServerAway", testAPIServerAway},
+	} {
+		if !t.Run(tt.name, func(t *testing.T) { tt.run(t, l) }) && ctx.Err() != nil {
+			t.Fatal("out of time")
+		}
+	}
+}
+
+func requireRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("this test needs root (it makes network namespaces) and CI must run it as root")
+	}
+	t.Skip("needs root: it makes network namespaces")
+}
+
+// config is a lab's with the programs from where `make test-e2e` puts them.
+func config(t *testing.T, prefix, dir string) lab.Config {
+	t.Helper()
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := func(name, otherwise string) string {
+		if v := os.Getenv(name); v != "" {
+			return v
+		}
+		return filepath.Join(root, otherwise)
+	}
+	return lab.Config{
+		Prefix: prefix, Dir: dir, ConfigDir: filepath.Join(root, "config"),
+		Bin: []string{env("GODWIT_BIN", "bin"), env("GODWIT_KUBE_BIN", ".cache/bin")},
+	}
+}
+
+func open(t *testing.T, c lab.Config) *lab.Lab {
+	t.Helper()
+	l, err := lab.Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// deadline is a context that ends with the test, or after a while.
+func deadline(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// eventually repeats a question until it is answered without an error, and
+// returns how long that took.
+func eventually(t *testing.T, limit time.Duration, what string, ask func() error) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	for {
+		err := ask()
+		took := time.Since(begin)
+		if err == nil {
+			return took
+		}
+		if took > limit {
+			t.Fatalf("%s: not within %v: %v", what, limit, err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// always repeats a question for a while; each answer must be good.
+func always(t *testing.T, d time.Duration, what string, ask func() error) {
+	t.Helper()
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if err := ask(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+}
+
+// run runs a command line in the namespace of a machine or pod.
+func run(t *testing.T, l *lab.Lab, machine, command string) string {
+	t.Helper()
+	out, err := l.RunIn(deadline(t, 20*time.Second), machine, strings.Fields(command)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// contains asks whether a command's output has, or lacks, a text.
+func contains(l *lab.Lab, machine, command, text string, want bool) func() error {
+	return func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		out, err := l.RunIn(ctx, machine, strings.Fields(command)...)
+		if err == nil && strings.Contains(out, text) != want {
+			err = fmt.Errorf("%s: %s: has %q: %t, want %t:\n%s", machine, command, text, !want, want, out)
+		}
+		return err
+	}
+}
+
+// addPod attaches a pod for the length of the test.
+func addPod(t *testing.T, l *lab.Lab, node, name string) pods.Pod {
+	t.Helper()
+	ctx := deadline(t, 30*time.Second)
+	p, err := l.AddPod(ctx, node, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.DelPod(context.WithoutCancel(ctx), node, name); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+func pod(t *testing.T, l *lab.Lab, name string) pods.Pod {
+	t.Helper()
+	p, err := l.Pod(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func nodeOf(t *testing.T, l *lab.Lab, name string) topology.Node {
+	t.Helper()
+	for _, n := range l.Top.Nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	t.Fatalf("no node %s", name)
+	return topology.Node{}
+}
+
+func hostOf(t *testing.T, l *lab.Lab, name string) topology.Host {
+	t.Helper()
+	for _, h := range l.Top.Hosts {
+		if h.Name == name {
+			return h
+		}
+	}
+	t.Fatalf("no host %s", name)
+	return topology.Host{}
+}
+
+// dump shows the ends of all logs, and keeps them where CI can find them.
+func dump(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	keep := os.Getenv("GODWIT_E2E_LOGS")
+	for _, f := range l.Logs() {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		if keep != "" {
+			if err := errors.Join(os.MkdirAll(keep, 0o755), os.WriteFile(filepath.Join(keep, filepath.Base(f)), raw, 0o644)); err != nil {
+				t.Log(err)
+			}
+		}
+		if strings.Contains(f, "kube-apiserver") || strings.Contains(f, "etcd") {
+			continue
+		}
+		lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
+		t.Logf("== the end of %s\n%s", f, strings.Join(lines[max(0, len(lines)-40):], "\n"))
+	}
+}
