@@ -388,7 +388,7 @@ func (c *core) moved(eff *effect) {
 	}
 	all := eff.all || len(eff.moved) > 64
 	for _, h := range c.hops {
-		if all || h.Link == "" && slices.ContainsFunc(eff.moved, func(p netip.Prefix) bool { return p.Contains(h.Gateway) }) {
+		if all || (h.Link == "" || h.err != nil) && slices.ContainsFunc(eff.moved, func(p netip.Prefix) bool { return p.Contains(h.Gateway) }) {
 			c.doubt(h)
 		}
 	}
@@ -396,13 +396,14 @@ func (c *core) moved(eff *effect) {
 
 var errContested = errors.New("somebody else keeps changing it; find out who, with `ip monitor route`")
 
+// A destination is put right healBurst/healEvery times at once, and then every
+// healEvery, so that two programs that fight over a route don't burn the machine.
 const (
-	healWindow = time.Second
-	healLimit  = 8
+	healEvery = 100 * time.Millisecond
+	healBurst = 2 * time.Second
 )
 
-// touched puts a destination right that somebody else touched: at once, but
-// with growing pauses when that goes on and on.
+// touched puts a destination right that somebody else touched.
 func (c *core) touched(dst netip.Prefix) {
 	e := c.entries[dst]
 	if e == nil {
@@ -412,18 +413,16 @@ func (c *core) touched(dst netip.Prefix) {
 		e = c.entry(dst)
 	}
 	now := c.now()
-	if e.heals > healLimit && e.err != nil && e.next.After(now) {
+	if e.healed.Before(now) {
+		e.healed = now
+	}
+	if e.healed.Sub(now) > healBurst {
+		if e.err == nil || !e.next.After(now) {
+			c.settle(e, errContested)
+		}
 		return
 	}
-	if now.Sub(e.healed) > healWindow {
-		e.heals = 0
-	}
-	e.healed = now
-	if e.heals++; e.heals > healLimit {
-		e.tries = max(e.tries, e.heals-healLimit)
-		c.settle(e, errContested)
-		return
-	}
+	e.healed = e.healed.Add(healEvery)
 	c.enqueue(e)
 }
 

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
@@ -20,6 +22,21 @@ func start(t testing.TB, ns *netnstest.NS, o Options) *Table {
 	if err != nil {
 		t.Fatal(err)
 	}
+	run(t, tb)
+	return tb
+}
+
+// startOn is start with something around the kernel.
+func startOn(t testing.TB, ns *netnstest.NS, o Options, around func(*netlinkKernel) kernel) *Table {
+	t.Helper()
+	var tb *Table
+	ns.Do(func() {
+		k, err := openNetlink(unix.RT_TABLE_MAIN)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tb = newTable(o, around(k))
+	})
 	run(t, tb)
 	return tb
 }
@@ -77,4 +94,35 @@ func eventually(t testing.TB, within time.Duration, what string, ok func() bool)
 		time.Sleep(time.Millisecond)
 	}
 	return time.Since(begin)
+}
+
+func now() time.Time { return time.Now() }
+
+// modes runs a test with nexthop objects and with plain routes.
+func modes(t *testing.T, f func(t *testing.T, o Options)) {
+	t.Run("objects", func(t *testing.T) { f(t, Options{}) })
+	t.Run("plain", func(t *testing.T) { f(t, Options{PlainRoutes: true}) })
+}
+
+// syncAll says that every class is complete.
+func syncAll(tb *Table) {
+	for _, c := range Classes() {
+		tb.Synced(c)
+	}
+}
+
+func dsts(rs []Route) []netip.Prefix {
+	var ps []netip.Prefix
+	for _, r := range rs {
+		ps = append(ps, r.Dst)
+	}
+	return ps
+}
+
+// shrink gives a socket the least receive buffer.
+func shrink(t testing.TB, s *socket) {
+	t.Helper()
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -58,7 +58,6 @@ const (
 	valuePaths                      // over gateways, without nexthop objects
 )
 
-
 func newMirror(protocol uint8, table uint32) *mirror {
 	m := &mirror{protocol: protocol, table: table}
 	m.clear()

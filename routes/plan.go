@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -97,6 +98,9 @@ func (c *core) planGroups(batch []*entry) []request {
 			if c.usable(h) {
 				ids = append(ids, h.id)
 			}
+			if h.written == c.plans { // perhaps the group failed for want of it
+				t.next = time.Time{}
+			}
 		}
 		if len(ids) > 0 {
 			reqs = c.planObject(&t.owned, content{members: joinIDs(ids)}, reqs)
@@ -167,6 +171,9 @@ func (c *core) planObject(o *owned, want content, reqs []request) []request {
 			c.suspect(o)
 		}
 		o.succeed()
+		if o.hop != nil {
+			o.hop.written = c.plans
+		}
 		c.m.setObject(id, want)
 	}})
 }

@@ -16,8 +16,7 @@ type entry struct {
 	counted Class               // the class for which it counts as installed; classCount: none
 	queued  bool
 	attempt
-	healed  time.Time // when it was last put right after somebody else's doing
-	heals   int       // how often in quick succession
+	healed  time.Time // each time it is put right after somebody else's doing adds healEvery
 	waiters []*waiter
 }
 
@@ -52,6 +51,7 @@ type hop struct {
 	wayErr error
 	owned
 	checked uint64 // the plan that looked at it last
+	written uint64 // the plan that wrote its object last
 }
 
 // owned is a nexthop object that a hop or target has or is to have.

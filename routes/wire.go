@@ -20,7 +20,7 @@ const (
 	sizeofRtnh    = 8  // struct rtnexthop
 	sizeofNhgrp   = 8  // struct nexthop_grp
 	attrTypeMask  = 0x3fff
-	rtnhOnlink    = 4 // RTNH_F_ONLINK
+	rtnhOnlink    = 4  // RTNH_F_ONLINK
 	rtaNHID       = 30 // RTA_NH_ID
 	scopeUniverse = 0
 	scopeLink     = 253
