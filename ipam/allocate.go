@@ -157,8 +157,10 @@ type pick struct {
 // pick chooses an address of the first of the pools that has a free one.
 func (n *Node) pick(pools []string) (pick, bool) {
 	for _, name := range pools {
-		if p, ok := n.pickOf(n.pools[name]); ok {
-			return p, true
+		if p := n.pools[name]; p.usable() {
+			if at, ok := n.pickOf(p); ok {
+				return at, true
+			}
 		}
 	}
 	return pick{}, false
@@ -252,7 +254,10 @@ func (n *Node) await(ctx context.Context, s *shortage) error {
 	if err == nil && delay > 0 {
 		err = wait(ctx, s.wake, delay)
 	} else if err == nil {
-		err = n.claim(ctx, name)
+		err = n.claim(ctx, name, func() bool {
+			_, free := n.pick(s.pools)
+			return !free
+		})
 	}
 	if err == nil {
 		return nil

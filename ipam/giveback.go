@@ -2,6 +2,8 @@ package ipam
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -26,7 +28,9 @@ func (n *Node) takeOut() (time.Duration, []*block) {
 	defer n.mu.Unlock()
 	now, pause := n.o.Now(), forever
 	var due []*block
-	for _, b := range n.blocks {
+	// The last blocks go first: pickOf prefers the first ones.
+	blocks := slices.SortedFunc(maps.Values(n.blocks), func(a, b *block) int { return comparePrefixes(b.CIDR, a.CIDR) })
+	for _, b := range blocks {
 		switch b.state {
 		case blockHeld:
 			if !n.spare(b) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -79,27 +80,34 @@ func (n *Node) learnIn(ctx context.Context) error {
 // should be asked again though nothing changed.
 func (n *Node) replenish(ctx context.Context) time.Duration {
 	for ctx.Err() == nil {
-		name, pause := n.wanted()
-		if name == "" {
+		n.mu.Lock()
+		names, pause := n.wanted()
+		n.mu.Unlock()
+		if len(names) == 0 {
 			return pause
 		}
-		cctx, cancel := context.WithTimeout(ctx, n.o.ClaimTimeout)
-		_ = n.claim(cctx, name) // what failed is in the pool's state: wanted sees it
-		cancel()
+		for _, name := range names {
+			cctx, cancel := context.WithTimeout(ctx, n.o.ClaimTimeout)
+			// What failed is in the pool's state, where wanted sees it.
+			_ = n.claim(cctx, name, func() bool {
+				still, _ := n.wanted()
+				return slices.Contains(still, name)
+			})
+			cancel()
+		}
 	}
 	return forever
 }
 
-// wanted returns a pool of which a block should be claimed now; or none, and the
-// time after which that may change by itself.
-func (n *Node) wanted() (string, time.Duration) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+// wanted returns the pools of which a block should be claimed now, and after
+// which time there may be more though nothing changed. n.mu is held.
+func (n *Node) wanted() ([]string, time.Duration) {
 	now, pause := n.o.Now(), forever
 	lists := n.families(n.unrestricted())
 	for _, list := range n.lists {
 		lists = append(lists, n.families(list)...)
 	}
+	var names []string
 	for _, list := range lists {
 		free := 0
 		for _, name := range list {
@@ -112,16 +120,17 @@ func (n *Node) wanted() (string, time.Duration) {
 			if p.exhausted != nil {
 				next = p.exhaustedAt.Add(aheadRetry)
 			}
-			if !now.Before(next) {
-				return name, 0
+			if now.Before(next) {
+				pause = min(pause, next.Sub(now))
+			} else if !slices.Contains(names, name) {
+				names = append(names, name)
 			}
-			pause = min(pause, next.Sub(now))
 			if p.exhausted == nil {
-				break // the store fails; it will for the next pool
+				break // the next pool is for when this one has no block left
 			}
 		}
 	}
-	return "", pause
+	return names, pause
 }
 
 // unrestricted returns the pools that pods of any namespace use.
@@ -136,14 +145,15 @@ func (n *Node) unrestricted() []string {
 }
 
 // claim claims a block of a pool, or waits for the claim that is under way, or
-// for anything else that stands in the way. Look again after it; the only error
-// is that of ctx.
-func (n *Node) claim(ctx context.Context, name string) error {
+// for anything else that stands in the way. It does nothing if the block is not
+// needed (any more), which is asked with n.mu held. Look again after it; the
+// only error is that of ctx.
+func (n *Node) claim(ctx context.Context, name string, needed func() bool) error {
 	n.mu.Lock()
 	p := n.pools[name]
 	var other <-chan struct{}
 	switch {
-	case !p.usable() || n.takeBack(name):
+	case !p.usable() || !needed() || n.takeBack(name):
 		n.mu.Unlock()
 		return nil
 	case p.flight != nil:
@@ -158,10 +168,9 @@ func (n *Node) claim(ctx context.Context, name string) error {
 	flight := make(chan struct{})
 	p.flight = flight
 	n.claims++
-	had := n.freeOf(name)
 	n.mu.Unlock()
 
-	b, err := n.claimBlock(ctx, p.Pool, had)
+	b, err := n.claimBlock(ctx, p.Pool, needed)
 
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -172,16 +181,16 @@ func (n *Node) claim(ctx context.Context, name string) error {
 	return ctx.Err()
 }
 
-// claimBlock returns a new block, or none if the node turned out to have more of
-// the pool than it knew.
-func (n *Node) claimBlock(ctx context.Context, p Pool, had int) (Block, error) {
+// claimBlock returns a new block, or none if the node turned out to have blocks
+// that it did not know of, and needs no other.
+func (n *Node) claimBlock(ctx context.Context, p Pool, needed func() bool) (Block, error) {
 	if err := n.learn(ctx); err != nil {
 		return Block{}, err
 	}
 	n.mu.Lock()
-	more := n.freeOf(p.Name) > had
+	enough := !needed()
 	n.mu.Unlock()
-	if more {
+	if enough {
 		return Block{}, nil
 	}
 	return Claim(ctx, n.o.Store, p, n.o.Node, n.isOurs)
