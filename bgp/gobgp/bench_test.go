@@ -55,7 +55,7 @@ func learnOnce(b *testing.B, messages []byte, prefixes int) time.Duration {
 	p.MaxPrefixes = 100000
 	c.Peers = []bgp.Peer{p}
 	set(b, sp, c)
-	r := newRouter(b, speakerAddr(c), internal("127.0.0.2"))
+	r := newPeerAt(b, speakerAddr(c), internal("127.0.0.2"))
 	session := r.connect()
 	eventually(b, func() string {
 		if one := sessionOf(b, sp, p.Name); one.State != bgp.StateEstablished {

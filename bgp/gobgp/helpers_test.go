@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -18,6 +19,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(processVar) != "" {
+		if err := speakerProcess(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	// When a session's state machine ends, GoBGP may leave the goroutine of its
 	// queue behind, if something was put into the queue in the last moment.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/eapache/channels.(*InfiniteChannel).infiniteBuffer"))
@@ -176,12 +184,12 @@ func set(t testing.TB, s bgp.Speaker, c bgp.Config) {
 	}
 }
 
-// router is the other end of a session: it keeps dialling the speaker until
+// remote is the other end of a session: it keeps dialling the speaker until
 // the test has enough, and notes what it is told.
-type router struct {
+type remote struct {
 	t       testing.TB
 	options sender.Options
-	remote  netip.AddrPort
+	at      netip.AddrPort
 
 	mu      sync.Mutex
 	session *sender.Session
@@ -190,14 +198,14 @@ type router struct {
 	eor     int
 }
 
-func newRouter(t testing.TB, speaker netip.AddrPort, o sender.Options) *router {
-	r := &router{t: t, options: o, remote: speaker, routes: make(map[netip.Prefix]netip.Addr)}
+func newPeerAt(t testing.TB, speaker netip.AddrPort, o sender.Options) *remote {
+	r := &remote{t: t, options: o, at: speaker, routes: make(map[netip.Prefix]netip.Addr)}
 	r.options.OnUpdate = r.update
 	t.Cleanup(r.breakOff)
 	return r
 }
 
-func (r *router) update(c sender.Change) {
+func (r *remote) update(c sender.Change) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range c.Withdrawn {
@@ -215,7 +223,7 @@ func (r *router) update(c sender.Change) {
 }
 
 // connect brings the session up, however often it takes.
-func (r *router) connect() *sender.Session {
+func (r *remote) connect() *sender.Session {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -223,7 +231,7 @@ func (r *router) connect() *sender.Session {
 	for ctx.Err() == nil {
 		var s *sender.Session
 		attempt, stop := context.WithTimeout(ctx, 2*time.Second)
-		s, err = sender.Dial(attempt, r.remote, r.options)
+		s, err = sender.Dial(attempt, r.at, r.options)
 		stop()
 		if err == nil {
 			r.mu.Lock()
@@ -233,11 +241,11 @@ func (r *router) connect() *sender.Session {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	r.t.Fatalf("no session of %v with %v: %v", r.options.Local, r.remote, err)
+	r.t.Fatalf("no session of %v with %v: %v", r.options.Local, r.at, err)
 	return nil
 }
 
-func (r *router) breakOff() {
+func (r *remote) breakOff() {
 	r.mu.Lock()
 	s := r.session
 	r.session = nil
@@ -247,7 +255,7 @@ func (r *router) breakOff() {
 	}
 }
 
-func (r *router) announce(route sender.Route, prefixes ...string) {
+func (r *remote) announce(route sender.Route, prefixes ...string) {
 	r.t.Helper()
 	ps := make([]netip.Prefix, len(prefixes))
 	for i, p := range prefixes {
@@ -256,19 +264,19 @@ func (r *router) announce(route sender.Route, prefixes ...string) {
 	r.send(sender.Update(route, ps...))
 }
 
-func (r *router) withdraw(prefix string) {
+func (r *remote) withdraw(prefix string) {
 	r.t.Helper()
 	r.send(sender.Withdraw(pfx(prefix)))
 }
 
-func (r *router) send(b []byte) {
+func (r *remote) send(b []byte) {
 	r.t.Helper()
 	if err := r.session.Send(b); err != nil {
 		r.t.Fatal(err)
 	}
 }
 
-func (r *router) waitRoutes(want map[string]string) {
+func (r *remote) waitRoutes(want map[string]string) {
 	r.t.Helper()
 	eventually(r.t, func() string {
 		r.mu.Lock()
@@ -284,7 +292,7 @@ func (r *router) waitRoutes(want map[string]string) {
 	})
 }
 
-func (r *router) events() []string {
+func (r *remote) events() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.log)

@@ -36,9 +36,9 @@ func TestPolicyIsThatOfTheConfig(t *testing.T) {
 	prefixes = slices.Compact(prefixes)
 
 	options := []sender.Options{internal("127.0.0.2"), external("127.0.0.3", 65001), external("127.0.0.4", 65002)}
-	routers := make([]*router, len(options))
+	routers := make([]*remote, len(options))
 	for i, o := range options {
-		routers[i] = newRouter(t, speakerAddr(c), o)
+		routers[i] = newPeerAt(t, speakerAddr(c), o)
 		routers[i].connect()
 		// Paths of different length each, so that the first that is accepted decides.
 		path := []uint32{}

@@ -22,7 +22,7 @@ func TestKeepsRoutesOfARestartingPeer(t *testing.T) {
 	p := nodePeer("127.0.0.2", 1)
 	c.Peers = []bgp.Peer{p}
 	set(t, sp, c)
-	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
 	r.connect()
 	route := sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}
 	r.announce(route, "172.25.3.0/26", "172.25.4.0/26")
@@ -62,7 +62,7 @@ func TestDropsRoutesOfAPeerThatDoesNotComeBack(t *testing.T) {
 	set(t, sp, c)
 	o := internal("127.0.0.2")
 	o.RestartTime = time.Second
-	r := newRouter(t, speakerAddr(c), o)
+	r := newPeerAt(t, speakerAddr(c), o)
 	r.connect()
 	r.announce(sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}, "172.25.3.0/26")
 	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
@@ -76,7 +76,7 @@ func TestCeaseDropsRoutesAtOnce(t *testing.T) {
 	c := baseConfig(t)
 	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
 	set(t, sp, c)
-	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
 	r.connect()
 	r.announce(sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}, "172.25.3.0/26")
 	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
@@ -96,7 +96,7 @@ func TestRestartingSpeakerAnnouncesAllBeforeEndOfRIB(t *testing.T) {
 	}
 	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1), nodePeer("127.0.0.3", 1)} // the second does not come
 	set(t, sp, c)
-	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
 	began := time.Now()
 	r.connect()
 	r.send(sender.EndOfRIB(true))
@@ -117,7 +117,7 @@ func TestStopForARestartSendsNoCease(t *testing.T) {
 	c := baseConfig(t)
 	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
 	set(t, sp, c)
-	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
 	session := r.connect()
 	r.announce(sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}, "172.25.3.0/26")
 	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
@@ -146,7 +146,7 @@ func TestStopToLeaveWithdrawsAndCeases(t *testing.T) {
 	c := baseConfig(t)
 	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
 	set(t, sp, c)
-	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
 	session := r.connect()
 	r.waitRoutes(map[string]string{"172.25.0.128/26": "127.0.0.1"})
 	if err := sp.Stop(context.Background(), bgp.StopLeave); err != nil {
@@ -163,10 +163,10 @@ func TestStopToLeaveWithdrawsAndCeases(t *testing.T) {
 
 func TestInSync(t *testing.T) {
 	route := sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}
-	config := func(t *testing.T) (bgp.Config, *router, *router) {
+	config := func(t *testing.T) (bgp.Config, *remote, *remote) {
 		c := baseConfig(t)
 		c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1), nodePeer("127.0.0.3", 1)}
-		return c, newRouter(t, speakerAddr(c), internal("127.0.0.2")), newRouter(t, speakerAddr(c), internal("127.0.0.3"))
+		return c, newPeerAt(t, speakerAddr(c), internal("127.0.0.2")), newPeerAt(t, speakerAddr(c), internal("127.0.0.3"))
 	}
 	t.Run("when all peers have sent all", func(t *testing.T) {
 		s := newSink()
@@ -242,7 +242,7 @@ func TestTooManyPrefixesEndTheSession(t *testing.T) {
 	p.MaxPrefixes = 10
 	c.Peers = []bgp.Peer{p}
 	set(t, sp, c)
-	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
 	r.connect()
 	r.send(sender.Table(10, 1))
 	s.wait(t, "10 routes", func() bool { return len(s.routes) == 10 })
@@ -284,11 +284,11 @@ func TestSessionsSayWhyTheyAreDown(t *testing.T) {
 	}
 	message("can't connect: connection refused")
 
-	r := newRouter(t, speakerAddr(c), external("127.0.0.2", 65001))
+	r := newPeerAt(t, speakerAddr(c), external("127.0.0.2", 65001))
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var n *sender.Notification
-	if _, err := sender.Dial(ctx, r.remote, r.options); !errors.As(err, &n) || n.Code != codeOpen || n.Subcode != subcodeBadAS {
+	if _, err := sender.Dial(ctx, r.at, r.options); !errors.As(err, &n) || n.Code != codeOpen || n.Subcode != subcodeBadAS {
 		t.Fatalf("the wrong AS number gave %v", err)
 	}
 	message("we closed the session: error in OPEN: unexpected AS number (64512 is configured)")

@@ -24,8 +24,8 @@ func TestAnnouncesOwnAndLearnsOthers(t *testing.T) {
 	}
 	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1), tor}
 	set(t, sp, c)
-	node := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
-	rack := newRouter(t, speakerAddr(c), external("127.0.0.3", 65001))
+	node := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
+	rack := newPeerAt(t, speakerAddr(c), external("127.0.0.3", 65001))
 	node.connect()
 	rack.connect()
 
@@ -58,7 +58,7 @@ func TestAnnouncesOwnAndLearnsOthers(t *testing.T) {
 		t.Errorf("the session with the router is reported as %+v", got)
 	}
 	// (GoBGP sends withdrawals past the policy, also of what it never announced.)
-	for _, r := range []*router{node, rack} {
+	for _, r := range []*remote{node, rack} {
 		if log := fmt.Sprint(r.events()); strings.Contains(log, "+10.9.") || strings.Contains(log, "+172.25.0.192") {
 			t.Errorf("%v was told of others' routes: %v", r.options.Local, log)
 		}
@@ -76,8 +76,8 @@ func TestEqualPathsOfTwoRouters(t *testing.T) {
 		})
 	}
 	set(t, sp, c)
-	a := newRouter(t, speakerAddr(c), external("127.0.0.2", 65001))
-	b := newRouter(t, speakerAddr(c), external("127.0.0.3", 65002))
+	a := newPeerAt(t, speakerAddr(c), external("127.0.0.2", 65001))
+	b := newPeerAt(t, speakerAddr(c), external("127.0.0.3", 65002))
 	a.connect()
 	b.connect()
 	a.announce(sender.Route{NextHop: addr("127.0.0.2"), ASPath: []uint32{65001}}, "0.0.0.0/0", "10.9.1.0/24")
@@ -99,8 +99,8 @@ func TestPolicyChangesLeaveSessionsAlone(t *testing.T) {
 	tor := bgp.Peer{Name: "tor", Kind: bgp.PeerExternal, Address: addr("127.0.0.3"), Port: 1, ASN: 65001}
 	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1), tor}
 	set(t, sp, c)
-	node := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
-	rack := newRouter(t, speakerAddr(c), external("127.0.0.3", 65001))
+	node := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
+	rack := newPeerAt(t, speakerAddr(c), external("127.0.0.3", 65001))
 	node.connect()
 	rack.connect()
 	node.announce(sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}, "172.25.0.192/26", "172.26.0.0/26", "172.25.2.0/26")
@@ -135,7 +135,7 @@ func TestPolicyChangesLeaveSessionsAlone(t *testing.T) {
 	if got := sessionOf(t, sp, "tor"); got.Received != 2 || got.Accepted != 0 {
 		t.Errorf("of 2 prefixes none is accepted, but reported is %+v", got)
 	}
-	for _, r := range []*router{node, rack} {
+	for _, r := range []*remote{node, rack} {
 		select {
 		case <-r.session.Done():
 			t.Errorf("the session with %v was reset: %v", r.options.Local, r.session.Err())
@@ -151,9 +151,9 @@ func TestPeersAreChangedOneByOne(t *testing.T) {
 	a, b := nodePeer("127.0.0.2", 1), nodePeer("127.0.0.3", 1)
 	c.Peers = []bgp.Peer{a, b}
 	set(t, sp, c)
-	ra := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
-	rb := newRouter(t, speakerAddr(c), internal("127.0.0.3"))
-	rd := newRouter(t, speakerAddr(c), internal("127.0.0.4"))
+	ra := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
+	rb := newPeerAt(t, speakerAddr(c), internal("127.0.0.3"))
+	rd := newPeerAt(t, speakerAddr(c), internal("127.0.0.4"))
 	ra.connect()
 	stays := rb.connect()
 	rb.announce(sender.Route{NextHop: addr("127.0.0.3"), LocalPref: 100}, "172.25.3.0/26")
@@ -184,7 +184,7 @@ func TestPeersAreChangedOneByOne(t *testing.T) {
 	rd.connect()
 	c.Peers = []bgp.Peer{b}
 	set(t, sp, c)
-	for _, r := range []*router{ra, rd} {
+	for _, r := range []*remote{ra, rd} {
 		<-r.session.Done()
 	}
 	set(t, sp, c)
@@ -218,7 +218,7 @@ func TestWrongPasswordStaysOut(t *testing.T) {
 	}
 	o := internal("127.0.0.2")
 	o.Password = "right"
-	newRouter(t, speakerAddr(c), o).connect()
+	newPeerAt(t, speakerAddr(c), o).connect()
 }
 
 func TestUnusablePeersDoNotHoldUpOthers(t *testing.T) {
@@ -238,7 +238,7 @@ func TestUnusablePeersDoNotHoldUpOthers(t *testing.T) {
 	if !errors.As(err, &pe) {
 		t.Fatalf("%v is no *PeerError", err)
 	}
-	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
 	r.connect()
 
 	// A known peer whose new properties make no sense keeps its old ones.
@@ -267,7 +267,7 @@ func TestNewASNumberRestartsTheServer(t *testing.T) {
 	p := nodePeer("127.0.0.2", 1)
 	c.Peers = []bgp.Peer{p}
 	set(t, sp, c)
-	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
 	r.connect()
 	r.announce(sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}, "172.25.3.0/26")
 	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
@@ -304,7 +304,7 @@ func TestSlowSinkGetsTheNewestOnly(t *testing.T) {
 	c := baseConfig(t)
 	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
 	set(t, sp, c)
-	r := newRouter(t, speakerAddr(c), internal("127.0.0.2"))
+	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
 	r.connect()
 	r.announce(sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}, "172.25.3.0/26")
 	<-gate.in // the sink is busy from here on

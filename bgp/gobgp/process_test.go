@@ -1,0 +1,194 @@
+package gobgp
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/godwit-net/godwit/bgp"
+)
+
+// A speaker in a process of its own, in a namespace of its own: the test
+// binary runs itself with processVar set, and the two talk in JSON lines.
+
+const processVar = "GODWIT_TEST_SPEAKER"
+
+type request struct {
+	Set      *bgp.Config
+	Sessions bool
+	Stop     *bgp.StopMode
+}
+
+type answer struct {
+	// of the sink
+	Changed []bgp.Route
+	Gone    []netip.Prefix
+	InSync  bool
+	// to a request
+	Reply    bool
+	Error    string
+	Sessions []bgp.Session
+}
+
+// speakerProcess is the child's main.
+func speakerProcess() error {
+	out := newEncoder(os.Stdout)
+	s, err := New(Options{Sink: out, Restarting: os.Getenv(processVar) == "restarting", SyncTimeout: 15 * time.Second})
+	if err != nil {
+		return err
+	}
+	in := json.NewDecoder(os.Stdin)
+	for {
+		var r request
+		if err := in.Decode(&r); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		a := answer{Reply: true}
+		switch {
+		case r.Set != nil:
+			err = s.Set(context.Background(), *r.Set)
+		case r.Stop != nil:
+			err = s.Stop(context.Background(), *r.Stop)
+		case r.Sessions:
+			a.Sessions, err = s.Sessions(context.Background())
+		}
+		if err != nil {
+			a.Error = err.Error()
+		}
+		out.write(a)
+	}
+}
+
+// encoder is the child's sink.
+type encoder struct {
+	lines chan answer
+}
+
+func newEncoder(w io.Writer) *encoder {
+	e := &encoder{lines: make(chan answer)}
+	go func() {
+		enc := json.NewEncoder(w)
+		for a := range e.lines {
+			_ = enc.Encode(a)
+		}
+	}()
+	return e
+}
+
+func (e *encoder) write(a answer) { e.lines <- a }
+
+func (e *encoder) Learned(changed []bgp.Route, gone []netip.Prefix) {
+	e.write(answer{Changed: changed, Gone: gone})
+}
+
+func (e *encoder) InSync() { e.write(answer{InSync: true}) }
+
+// child is the parent's view of a speaker process. It is a bgp.Speaker.
+type child struct {
+	t       testing.TB
+	sink    *sink
+	cmd     *exec.Cmd
+	in      io.WriteCloser
+	replies chan answer
+	dead    chan struct{}
+}
+
+var _ bgp.Speaker = (*child)(nil)
+
+func startChild(t testing.TB, netns string, restarting bool) *child {
+	t.Helper()
+	mode := "new"
+	if restarting {
+		mode = "restarting"
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &child{t: t, sink: newSink(), replies: make(chan answer, 1), dead: make(chan struct{})}
+	c.cmd = exec.Command("ip", "netns", "exec", netns, self)
+	c.cmd.Env = append(os.Environ(), processVar+"="+mode)
+	c.cmd.Stderr = os.Stderr
+	c.in, err = c.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go c.read(out)
+	t.Cleanup(c.kill)
+	return c
+}
+
+func (c *child) read(out io.Reader) {
+	defer close(c.dead)
+	d := json.NewDecoder(bufio.NewReader(out))
+	for {
+		var a answer
+		if err := d.Decode(&a); err != nil {
+			_ = c.cmd.Wait()
+			return
+		}
+		switch {
+		case a.Reply:
+			c.replies <- a
+		case a.InSync:
+			c.sink.InSync()
+		default:
+			c.sink.Learned(a.Changed, a.Gone)
+		}
+	}
+}
+
+// kill ends the process as SIGKILL does: nobody is told.
+func (c *child) kill() {
+	_ = c.cmd.Process.Kill()
+	<-c.dead
+}
+
+func (c *child) ask(r request) (answer, error) {
+	if err := json.NewEncoder(c.in).Encode(r); err != nil {
+		return answer{}, err
+	}
+	select {
+	case a := <-c.replies:
+		if a.Error != "" {
+			return a, errors.New(a.Error)
+		}
+		return a, nil
+	case <-c.dead:
+		return answer{}, errors.New("the speaker's process is dead")
+	case <-time.After(patience):
+		return answer{}, fmt.Errorf("no answer to %+v", r)
+	}
+}
+
+func (c *child) Set(_ context.Context, conf bgp.Config) error {
+	_, err := c.ask(request{Set: &conf})
+	return err
+}
+
+func (c *child) Sessions(context.Context) ([]bgp.Session, error) {
+	a, err := c.ask(request{Sessions: true})
+	return a.Sessions, err
+}
+
+func (c *child) Stop(_ context.Context, mode bgp.StopMode) error {
+	_, err := c.ask(request{Stop: &mode})
+	return err
+}
