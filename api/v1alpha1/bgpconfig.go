@@ -63,6 +63,7 @@ type BGPConfigSpec struct {
 
 	// The timers of sessions between nodes.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveSeconds) || !has(self.holdSeconds) || self.keepaliveSeconds * 3 <= self.holdSeconds",message="holdSeconds must be at least three times keepaliveSeconds (RFC 4271, section 10)"
 	Timers *BGPTimers `json:"timers,omitempty"`
 
 	// Graceful restart (RFC 4724) of sessions between nodes.
@@ -71,8 +72,6 @@ type BGPConfigSpec struct {
 }
 
 // BGPTimers are the timers of a session (RFC 4271, section 10).
-//
-// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveSeconds) || !has(self.holdSeconds) || self.keepaliveSeconds * 3 <= self.holdSeconds",message="holdSeconds must be at least three times keepaliveSeconds (RFC 4271, section 10)"
 type BGPTimers struct {
 	// Seconds without a message after which the session is given up: 90 when not given.
 	// +optional

@@ -81,6 +81,7 @@ type BGPPeerSpec struct {
 
 	// The timers of the session.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveSeconds) || !has(self.holdSeconds) || self.keepaliveSeconds * 3 <= self.holdSeconds",message="holdSeconds must be at least three times keepaliveSeconds (RFC 4271, section 10)"
 	Timers *BGPTimers `json:"timers,omitempty"`
 
 	// Graceful restart (RFC 4724) of the session.

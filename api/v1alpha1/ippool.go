@@ -41,18 +41,19 @@ type IPPool struct {
 
 // IPPoolSpec is what a person asks of a pool.
 //
-// +kubebuilder:validation:XValidation:rule="self.cidr == oldSelf.cidr",message="cidr is immutable: make a new pool and disable this one"
-// +kubebuilder:validation:XValidation:rule="has(self.blockSize) == has(oldSelf.blockSize) && (!has(self.blockSize) || self.blockSize == oldSelf.blockSize)",message="blockSize is immutable: make a new pool and disable this one"
-// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.blockSize) || self.blockSize >= cidr(self.cidr).prefixLength()",message="blockSize must not be larger than the pool: give a prefix length at least that of cidr"
-// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.blockSize) || (cidr(self.cidr).ip().family() == 4 ? (self.blockSize >= 20 && self.blockSize <= 32) : (self.blockSize >= 116 && self.blockSize <= 128))",message="blockSize must be 20 to 32 for an IPv4 pool and 116 to 128 for an IPv6 pool"
-// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || has(self.blockSize) || cidr(self.cidr).prefixLength() <= (cidr(self.cidr).ip().family() == 4 ? 26 : 122)",message="the pool is smaller than the default block (/26, /122): set blockSize"
-// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.reservedCIDRs) || self.reservedCIDRs.all(r, !isCIDR(r) || cidr(self.cidr).containsCIDR(r))",message="reservedCIDRs must lie inside cidr"
+// +kubebuilder:validation:XValidation:rule="self.cidr == oldSelf.cidr",fieldPath=".cidr",message="cidr is immutable: make a new pool and disable this one"
+// +kubebuilder:validation:XValidation:rule="has(self.blockSize) == has(oldSelf.blockSize) && (!has(self.blockSize) || self.blockSize == oldSelf.blockSize)",fieldPath=".blockSize",message="blockSize is immutable: make a new pool and disable this one"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.blockSize) || self.blockSize >= cidr(self.cidr).prefixLength()",fieldPath=".blockSize",message="blockSize must not be larger than the pool: give a prefix length at least that of cidr"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.blockSize) || (cidr(self.cidr).ip().family() == 4 ? (self.blockSize >= 20 && self.blockSize <= 32) : (self.blockSize >= 116 && self.blockSize <= 128))",fieldPath=".blockSize",message="blockSize must be 20 to 32 for an IPv4 pool and 116 to 128 for an IPv6 pool"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || has(self.blockSize) || cidr(self.cidr).prefixLength() <= (cidr(self.cidr).ip().family() == 4 ? 26 : 122)",fieldPath=".blockSize",message="the pool is smaller than the default block (/26, /122): set blockSize"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.reservedCIDRs) || self.reservedCIDRs.all(r, !isCIDR(r) || cidr(self.cidr).containsCIDR(r))",fieldPath=".reservedCIDRs",message="reservedCIDRs must lie inside cidr"
 type IPPoolSpec struct {
 	// The range of addresses, such as 172.25.0.0/16 or fd00:25::/48. It must be the
 	// network address of the range, and it can't be changed later.
 	// +required
 	// +kubebuilder:validation:MaxLength=43
 	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked()",message="must be a network in CIDR form with no host bits set, such as 172.25.0.0/16"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).ip().isGlobalUnicast()",message="must be a range of unicast addresses, not all of them, loopback, link-local or multicast"
 	CIDR string `json:"cidr"`
 
 	// The prefix length of the blocks that nodes claim: 20 to 32 for IPv4 (26 when not

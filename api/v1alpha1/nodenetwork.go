@@ -60,7 +60,6 @@ type NodeNetworkSpec struct {
 	// +optional
 	// +listType=map
 	// +listMapKey=peerAddress
-	// +kubebuilder:validation:MaxItems=512
 	Sessions []PlannedSession `json:"sessions,omitempty"`
 }
 
@@ -121,7 +120,7 @@ type PlannedSession struct {
 	// routes are taken when they are blocks of a pool.
 	// +optional
 	// +listType=atomic
-	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:MaxItems=2048
 	ImportRules []BGPFilterRule `json:"importRules,omitempty"`
 	// How many routes the other end may send before the session is ended.
 	// +optional
