@@ -115,7 +115,7 @@ func (l *Lab) createGodwitObjects(ctx context.Context, api client.Client) error 
 
 func (l *Lab) godwitObjects() []client.Object {
 	named := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
-	minLen, maxLen := int32(l.Top.HostRange.Bits()), int32(24) //nolint:gosec // a prefix length
+	minLen, maxLen := int32(l.Top.HostRange.Bits()), int32(24)
 	objects := []client.Object{
 		&v1alpha1.BGPConfig{
 			ObjectMeta: named(v1alpha1.BGPConfigName),

@@ -101,7 +101,7 @@ func (l *Lab) PingMatrix(ctx context.Context) *Matrix {
 }
 
 func (m *Matrix) wanted(i, j int) bool {
-	return i != j && !(m.Endpoints[i].Host && m.Endpoints[j].Host)
+	return i != j && (!m.Endpoints[i].Host || !m.Endpoints[j].Host)
 }
 
 // Count returns how many pairs were tried, and how many of them do not reach

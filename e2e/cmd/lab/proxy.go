@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"os"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -48,7 +48,7 @@ func proxy(ctx context.Context, netns, to, addressFile string) error {
 		in, err := l.Accept()
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil //nolint:nilerr // told to end
+				return nil // told to end
 			}
 			return err
 		}
@@ -67,16 +67,15 @@ func forward(ctx context.Context, in net.Conn, netns, to string) {
 		return // the client sees its connection end
 	}
 	defer func() { _ = out.Close() }()
-	done := make(chan error, 2)
+	var wg sync.WaitGroup
 	for _, c := range [][2]net.Conn{{in, out}, {out, in}} {
-		go func() {
-			_, err := io.Copy(c[0], c[1])
+		wg.Go(func() {
+			// An error of one direction shows in the other, or at the client.
+			_, _ = io.Copy(c[0], c[1])
 			if tcp, ok := c[0].(*net.TCPConn); ok {
-				err = errors.Join(err, tcp.CloseWrite())
+				_ = tcp.CloseWrite()
 			}
-			done <- err
-		}()
+		})
 	}
-	<-done
-	<-done
+	wg.Wait()
 }
