@@ -64,3 +64,53 @@ func BenchmarkInstall(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkLarge is what small things cost beside 20,000 installed routes.
+func BenchmarkLarge(b *testing.B) {
+	ns := netnstest.New(b)
+	ns.Run("ip", "link", "add", "gw0", "type", "veth", "peer", "name", "gw1")
+	ns.Run("ip", "link", "set", "gw0", "up")
+	ns.Run("ip", "link", "set", "gw1", "up")
+	ns.Run("ip", "addr", "add", "10.0.0.1/8", "dev", "gw0")
+	tb := start(b, ns, Options{Resync: time.Hour})
+	rs := manyRoutes(20000, 10000)
+	tb.Set(ClassLearned, rs)
+	syncAll(tb)
+	wait(b, tb, rs...)
+	if got := strings.Count(ns.Run("ip", "route", "show", "proto", "71"), "\n"); got != len(rs) {
+		b.Fatalf("the kernel has %d routes", got)
+	}
+	pod := []Route{{Dst: netip.MustParsePrefix("172.30.0.1/32"), Link: "gw0"}}
+	b.Run("pod", func(b *testing.B) {
+		for b.Loop() {
+			tb.Update(ClassPod, pod, nil)
+			wait(b, tb, pod...)
+			tb.Update(ClassPod, nil, dsts(pod))
+			wait(b, tb, pod...)
+		}
+	})
+	b.Run("set-unchanged", func(b *testing.B) {
+		for b.Loop() {
+			tb.Set(ClassLearned, rs)
+			wait(b, tb, rs[0])
+		}
+	})
+	b.Run("resync", func(b *testing.B) {
+		for b.Loop() {
+			s, err := tb.kernel.snapshot()
+			if err != nil {
+				b.Fatal(err)
+			}
+			newCore(Protocol, 254, time.Now).ingest(s, false)
+		}
+	})
+	b.Run("flap", func(b *testing.B) {
+		for b.Loop() {
+			ns.Run("sh", "-c", "ip link set gw0 down; ip link set gw0 up")
+			eventually(b, patience, "all routes are back", func() bool {
+				return tb.Status().Installed[ClassLearned] == len(rs) && len(tb.Status().Failed) == 0 &&
+					strings.Count(ns.Run("ip", "route", "show", "proto", "71"), "\n") == len(rs)
+			})
+		}
+	})
+}

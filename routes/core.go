@@ -388,7 +388,7 @@ func (c *core) moved(eff *effect) {
 	}
 	all := eff.all || len(eff.moved) > 64
 	for _, h := range c.hops {
-		if all || (h.Link == "" || h.err != nil) && slices.ContainsFunc(eff.moved, func(p netip.Prefix) bool { return p.Contains(h.Gateway) }) {
+		if all || (h.Link == "" || h.err != nil || c.plain) && slices.ContainsFunc(eff.moved, func(p netip.Prefix) bool { return p.Contains(h.Gateway) }) {
 			c.doubt(h)
 		}
 	}

@@ -2,6 +2,7 @@ package routes
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -49,7 +50,7 @@ func run(t testing.TB, tb *Table) {
 		if err := tb.Close(); err != nil {
 			t.Errorf("Close: %v", err)
 		}
-		if err := <-ran; err != nil {
+		if err := <-ran; err != nil && !errors.Is(err, ErrClosed) {
 			t.Errorf("Run: %v", err)
 		}
 	})

@@ -209,12 +209,17 @@ func canonical(rs []Route) []Route {
 	return out
 }
 
-// Run does all the work, until ctx ends, which is no error. It can run once.
+// Run does all the work, until ctx ends or Close is called, which is no error. It
+// can run once; a table that is closed already returns ErrClosed.
 func (t *Table) Run(ctx context.Context) error {
 	t.runMu.Lock()
-	if t.running || t.closed {
+	if t.closed {
 		t.runMu.Unlock()
-		return errors.New("routes: Run on a table that runs, ran, or is closed")
+		return ErrClosed
+	}
+	if t.running {
+		t.runMu.Unlock()
+		return errors.New("routes: Run was called twice")
 	}
 	t.running = true
 	t.runMu.Unlock()
