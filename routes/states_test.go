@@ -46,6 +46,10 @@ var states = []string{ //nolint:gochecknoglobals // a table
 	 fd00:25:0:128::3 dev gwpod1
 	 fd00:25:0:192::/122 nexthop via fd00:55::116 dev gw0 nexthop via fd00:56::7 dev gw1
 	 fd00:25:1::/122 nexthop via fd00:55::116 dev gw0 nexthop via fd00:56::7 dev gw1`,
+	// IPv4 over IPv6 (RFC 8950).
+	`172.25.0.192/26 via inet6 fe80::1 dev gw1
+	 172.25.1.0/26 nexthop via 10.211.55.116 dev gw0 nexthop via inet6 fe80::1 dev gw1
+	 172.25.2.0/26 via inet6 fd00:55::116 dev gw0`,
 	`fd00:25:0:128::/122 via fd00:55::116 dev gw0
 	 fd00:25:0:192::/122 via fd00:56::7 dev gw1
 	 blackhole fd00:25:1::/122
@@ -95,7 +99,7 @@ func TestStates(t *testing.T) {
 
 // TestStatesWithoutLinks lets the table find the links by itself.
 func TestStatesWithoutLinks(t *testing.T) {
-	dev := regexp.MustCompile(`(via (?:10|fd)\S+) dev \S+`)
+	dev := regexp.MustCompile(`(via (?:10|fd|inet6 fd)\S+) dev \S+`)
 	modes(t, func(t *testing.T, o Options) {
 		ns := cluster(t)
 		tb := start(t, ns, o)
@@ -143,6 +147,9 @@ func render(rs []Route) string {
 			var hops []string
 			for _, nh := range r.NextHops {
 				hop := "via " + nh.Gateway.String() + " dev " + nh.Link
+				if nh.Gateway.Is6() && r.Dst.Addr().Is4() {
+					hop = strings.Replace(hop, "via", "via inet6", 1)
+				}
 				if nh.OnLink {
 					hop += " onlink"
 				}

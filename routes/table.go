@@ -15,7 +15,9 @@ import (
 
 // Options are a table's. The zero value is what an agent wants.
 type Options struct {
-	Protocol int           // of the routes and nexthop objects; 0: Protocol (71)
+	// Protocol is that of the routes and nexthop objects; 0: Protocol (71). Two
+	// tables in one network namespace must have different ones.
+	Protocol int
 	TableID  int           // the kernel's table; 0: main (254)
 	Log      *slog.Logger  // nil: discard
 	Resync   time.Duration // how often all is compared with the kernel; 0: 90 s

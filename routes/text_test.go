@@ -37,7 +37,11 @@ func parse(t testing.TB, text string) []Route {
 			switch words[i] {
 			case "nexthop":
 			case "via":
-				r.NextHops = append(r.NextHops, NextHop{Gateway: netip.MustParseAddr(next())})
+				gw := next()
+				if gw == "inet6" {
+					gw = next()
+				}
+				r.NextHops = append(r.NextHops, NextHop{Gateway: netip.MustParseAddr(gw)})
 			case "dev":
 				if last < 0 {
 					r.Link = next()
