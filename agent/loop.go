@@ -39,7 +39,7 @@ func (a *Agent) loop(ctx context.Context, g *errgroup.Group, socket string) erro
 			w.take(ctx, p)
 		case blocks := <-a.blocks:
 			w.takeBlocks(blocks)
-		case <-a.addresses.Changed():
+		case <-a.addresses.BlocksChanged():
 		case <-a.passwords.changed:
 		case <-a.learned.changed:
 		case <-timer.C:
