@@ -68,6 +68,15 @@ func (w *Wirer) checkHostEnd(c *conn, s Spec) ([]string, error) {
 			differ("has %s=%d, not %d", o.name, l.conf[o.id], o.value)
 		}
 	}
+	for _, a := range s.Addresses {
+		out, err := c.hostRoute(a)
+		if err != nil {
+			return nil, err
+		}
+		if out != l.index {
+			diffs = append(diffs, fmt.Sprintf("the node has no route %s/%d over link %s", a, a.BitLen(), name))
+		}
+	}
 	return diffs, w.onNode(func() error {
 		for _, o := range hostSysctls(s, name) {
 			if d := o.differs(); d != "" {
@@ -156,6 +165,31 @@ func (c *conn) checkFamily(index int, a netip.Addr, mayForget bool, differ func(
 		differ("has no permanent neighbour entry %s for the gateway %s", hostMAC, gw)
 	}
 	return nil
+}
+
+// hostRoute returns the link of the route to exactly this address, 0 for none.
+func (c *conn) hostRoute(a netip.Addr) (link int, err error) {
+	const fibMatch = 0x2000 // RTM_F_FIB_MATCH: the route as it is in the table
+	var b batch
+	b.begin("look up the route to "+a.String(), unix.RTM_GETROUTE, unix.NLM_F_ACK,
+		order.AppendUint32([]byte{family(a), byte(a.BitLen()), 0, 0, 0, 0, 0, 0}, fibMatch))
+	b.attrAddr(unix.RTA_DST, a)
+	b.end()
+	err = c.do(&b, func(r reply) error {
+		if r.typ != unix.RTM_NEWROUTE || len(r.data) < unix.SizeofRtMsg || int(r.data[1]) != a.BitLen() {
+			return nil
+		}
+		attrs(r.data[unix.SizeofRtMsg:], func(typ uint16, v []byte) {
+			if typ == unix.RTA_OIF && len(v) == 4 {
+				link = int(order.Uint32(v))
+			}
+		})
+		return nil
+	})
+	if err != nil && !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EACCES) {
+		return 0, err
+	}
+	return link, nil // other errors are what unreachable, blackhole and prohibit routes make
 }
 
 // podRoute is a route in the main table; no gateway means that the destination

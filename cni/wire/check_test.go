@@ -27,6 +27,9 @@ func TestCheckTellsWhatDiffers(t *testing.T) {
 		{"alias", "node", "ip link set " + host + " alias stolen", `has alias "stolen", not "godwit godwit one eth0 172.25.0.130"`},
 		{"proxy_arp", "node", "sysctl -qw net.ipv4.conf." + host + ".proxy_arp=0", "has proxy_arp=0, not 1"},
 		{"accept_ra", "node", "sysctl -qw net.ipv6.conf." + host + ".accept_ra=1", "accept_ra is 1, not 0"},
+		{"host route gone", "node", "ip route del 172.25.0.130", "the node has no route 172.25.0.130/32 over link " + host},
+		{"host route covered", "node", "ip route del 172.25.0.130; ip route add 172.25.0.0/24 dev " + host, "the node has no route 172.25.0.130/32"},
+		{"host route blackholed", "node", "ip route del 172.25.0.130; ip route add blackhole 172.25.0.128/26", "the node has no route 172.25.0.130/32"},
 		{"pod address", "pod", "ip addr del 172.25.0.130/32 dev eth0", "has no address 172.25.0.130/32"},
 		{"pod link down", "pod", "ip link set eth0 down", "interface eth0 in the container is down"},
 		{"pod interface renamed", "pod", "sh -c 'ip link set eth0 down; ip link set eth0 name eth9'", "interface eth0 is missing in the container"},
@@ -43,6 +46,7 @@ func TestCheckTellsWhatDiffers(t *testing.T) {
 			ns := open(t, w, pod)
 			s := spec("one", "172.25.0.130")
 			l := attach(t, w, ns, s)
+			node.Run("ip", "route", "add", "172.25.0.130", "dev", l.HostEnd, "proto", "71")
 			map[string]*netnstest.NS{"node": node, "pod": pod}[c.on].Run("sh", "-c", c.cmd)
 			diffs, err := w.Check(t.Context(), ns, s, l.PodMAC)
 			if err != nil {
@@ -61,7 +65,9 @@ func TestCheckTakesTheChainsMAC(t *testing.T) {
 	w := newWirer(t, node)
 	ns := open(t, w, pod)
 	s := spec("one", "172.25.0.130", "fd00:25::82")
-	attach(t, w, ns, s)
+	l := attach(t, w, ns, s)
+	node.Run("ip", "route", "add", "172.25.0.130", "dev", l.HostEnd)
+	node.Run("ip", "route", "add", "fd00:25::82", "dev", l.HostEnd)
 	tuned, _ := net.ParseMAC("02:00:00:00:00:02")
 	pod.Run("ip", "link", "set", "eth0", "address", tuned.String())
 	if diffs, err := w.Check(t.Context(), ns, s, tuned); err != nil || len(diffs) > 0 {

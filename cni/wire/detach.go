@@ -25,7 +25,7 @@ func (w *Wirer) Doom(_ context.Context, containerID, ifName string) (l Link, fou
 			return err
 		}
 		// A link of the name that is not this attachment's is not ours to touch.
-		if !there || !info.ours || info.identity.ContainerID != containerID || info.identity.Interface != ifName {
+		if !there || !info.of(containerID, ifName) {
 			return nil
 		}
 		alias, err := info.identity.alias(true)
@@ -139,4 +139,21 @@ func (c *conn) veths() (list []linkInfo, err error) {
 		}
 	}
 	return list, err
+}
+
+// Find looks up an attachment that was not given up.
+func (w *Wirer) Find(_ context.Context, containerID, ifName string) (l Link, found bool, err error) {
+	err = w.rt.with(func(c *conn) error {
+		info, there, err := c.linkByName(HostEnd(containerID, ifName))
+		if there && info.of(containerID, ifName) && !info.doomed {
+			l, found = info.link(), true
+		}
+		return err
+	})
+	return l, found, err
+}
+
+// of tells whether a link is the host's end of an attachment.
+func (l linkInfo) of(containerID, ifName string) bool {
+	return l.ours && l.identity.ContainerID == containerID && l.identity.Interface == ifName
 }
