@@ -7,85 +7,12 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/bgp/bgptest/sender"
 )
-
-func TestKeepsRoutesOfARestartingPeer(t *testing.T) {
-	s := newSink()
-	sp := start(t, Options{Sink: s})
-	c := baseConfig(t)
-	p := nodePeer("127.0.0.2", 1)
-	c.Peers = []bgp.Peer{p}
-	set(t, sp, c)
-	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
-	r.connect()
-	route := sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}
-	r.announce(route, "172.25.3.0/26", "172.25.4.0/26")
-	r.send(sender.EndOfRIB(true))
-	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2", "172.25.4.0/26 via 127.0.0.2")
-
-	r.breakOff()
-	eventually(t, func() string {
-		if got := sessionOf(t, sp, p.Name); !strings.Contains(got.Message, "is kept while it restarts") {
-			return fmt.Sprint(got)
-		}
-		return ""
-	})
-	began := time.Now()
-	r.options.Restarting = true
-	r.connect()
-	if took := time.Since(began); took > 8*time.Second {
-		t.Errorf("the session needed %v to come back", took)
-	}
-	r.announce(route, "172.25.3.0/26")
-	if log := s.events(); slices.ContainsFunc(log, func(e string) bool { return strings.HasPrefix(e, "-") }) {
-		t.Errorf("routes went while the peer restarted: %v", log)
-	}
-	// What it does not announce again goes with its End-of-RIB.
-	r.send(sender.EndOfRIB(true))
-	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
-	if log := s.events(); slices.Contains(log, "-172.25.3.0/26") {
-		t.Errorf("a route that was announced again went in between: %v", log)
-	}
-}
-
-func TestDropsRoutesOfAPeerThatDoesNotComeBack(t *testing.T) {
-	s := newSink()
-	sp := start(t, Options{Sink: s})
-	c := baseConfig(t)
-	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
-	set(t, sp, c)
-	o := internal("127.0.0.2")
-	o.RestartTime = time.Second
-	r := newPeerAt(t, speakerAddr(c), o)
-	r.connect()
-	r.announce(sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}, "172.25.3.0/26")
-	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
-	r.breakOff()
-	s.waitRoutes(t)
-}
-
-func TestCeaseDropsRoutesAtOnce(t *testing.T) {
-	s := newSink()
-	sp := start(t, Options{Sink: s})
-	c := baseConfig(t)
-	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
-	set(t, sp, c)
-	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
-	r.connect()
-	r.announce(sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}, "172.25.3.0/26")
-	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
-	r.session.Cease(2)
-	s.waitRoutes(t)
-	if got := sessionOf(t, sp, "node-127.0.0.2"); got.Message != "it closed the session: administrative shutdown" || got.Since.IsZero() {
-		t.Errorf("reported is %+v", got)
-	}
-}
 
 func TestRestartingSpeakerAnnouncesAllBeforeEndOfRIB(t *testing.T) {
 	sp := start(t, Options{Sink: newSink(), Restarting: true})
@@ -108,36 +35,6 @@ func TestRestartingSpeakerAnnouncesAllBeforeEndOfRIB(t *testing.T) {
 	})
 	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("it took %v; a peer that does not come must not hold up the others", took)
-	}
-}
-
-func TestStopForARestartSendsNoCease(t *testing.T) {
-	s := newSink()
-	sp := start(t, Options{Sink: s})
-	c := baseConfig(t)
-	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
-	set(t, sp, c)
-	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
-	session := r.connect()
-	r.announce(sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}, "172.25.3.0/26")
-	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
-	r.waitRoutes(map[string]string{"172.25.0.128/26": "127.0.0.1"})
-	if err := sp.Stop(context.Background(), bgp.StopRestart); err != nil {
-		t.Fatal(err)
-	}
-	var n *sender.Notification
-	if err := session.Err(); errors.As(err, &n) {
-		t.Errorf("the peer was sent a %v", n)
-	}
-	if log := fmt.Sprint(r.events()); strings.Contains(log, "-") {
-		t.Errorf("the peer was told %v", log)
-	}
-	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
-	if err := sp.Set(context.Background(), c); err == nil {
-		t.Error("a stopped speaker took a configuration")
-	}
-	if err := sp.Stop(context.Background(), bgp.StopLeave); err != nil {
-		t.Errorf("the second Stop: %v", err)
 	}
 }
 
@@ -231,41 +128,6 @@ func TestInSync(t *testing.T) {
 		a.connect()
 		s.wait(t, "in sync", func() bool { return s.synced == 1 })
 	})
-}
-
-func TestTooManyPrefixesEndTheSession(t *testing.T) {
-	s := newSink()
-	sp := start(t, Options{Sink: s})
-	c := baseConfig(t)
-	c.Blocks = []bgp.Range{rng("16.0.0.0/4", 26)}
-	p := nodePeer("127.0.0.2", 1)
-	p.MaxPrefixes = 10
-	c.Peers = []bgp.Peer{p}
-	set(t, sp, c)
-	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
-	r.connect()
-	r.send(sender.Table(10, 1))
-	s.wait(t, "10 routes", func() bool { return len(s.routes) == 10 })
-	r.send(sender.Table(11, 1))
-	var n *sender.Notification
-	if err := r.session.Err(); !errors.As(err, &n) || n.Code != codeCease {
-		t.Fatalf("the session ended with %v", err)
-	}
-	s.waitRoutes(t)
-	if got := sessionOf(t, sp, p.Name); !strings.HasPrefix(got.Message, "it sent 11 prefixes, more than its limit of 10") {
-		t.Errorf("reported is %+v", got)
-	}
-	set(t, sp, c) // nothing new: it stays down
-	if got := sessionOf(t, sp, p.Name); got.State != bgp.StateIdle {
-		t.Errorf("reported is %+v", got)
-	}
-
-	p.MaxPrefixes = 20
-	c.Peers = []bgp.Peer{p}
-	set(t, sp, c)
-	r.connect()
-	r.send(sender.Table(11, 1))
-	s.wait(t, "11 routes", func() bool { return len(s.routes) == 11 })
 }
 
 func TestSessionsSayWhyTheyAreDown(t *testing.T) {

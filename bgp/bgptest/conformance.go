@@ -1,0 +1,470 @@
+package bgptest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/godwit-net/godwit/bgp"
+)
+
+// Bench is a speaker to be tested, alone in its process, and its surroundings.
+type Bench struct {
+	Speaker bgp.Speaker
+	// Config is what the speaker must be given, but for what the tests are about:
+	// AS number, router id and where to listen. Its AS is not 65001 nor 65002.
+	Config bgp.Config
+	// Local is the speaker's address in its sessions with the routers.
+	Local netip.Addr
+	// Router makes the router i (1 to 3) of an AS that offers to restart
+	// gracefully within a time.
+	Router func(i int, asn uint32, restartTime time.Duration) Router
+}
+
+// Conformance checks that speakers keep the contract of bgp.Speaker. newBench
+// makes a bench whose speaker tells sink, waits syncTimeout at most, and is
+// stopped when its test ends.
+func Conformance(t *testing.T, newBench func(t *testing.T, sink bgp.Sink, syncTimeout time.Duration) *Bench) {
+	for _, c := range []struct {
+		name string
+		test func(t *testing.T, f *fixture)
+	}{
+		{"announces its own and learns others", testLearn},
+		{"takes only what the policy accepts", testPolicy},
+		{"shares equal paths", testEqualPaths},
+		{"applies policy without resets", testPolicyChange},
+		{"resets only the peer that changed", testPeerChange},
+		{"keeps routes of a restarting peer", testRestart},
+		{"drops routes of a peer that stays away", testStaysAway},
+		{"drops routes at a cease", testCease},
+		{"is in sync when all have sent all", testInSync},
+		{"is in sync when the time is over", testTimeOver},
+		{"ends a session above its limit", testLimit},
+		{"refuses what makes no sense", testNonsense},
+		{"stops for a restart", testStopRestart},
+		{"stops to leave", testStopLeave},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			timeout := time.Hour
+			if strings.Contains(c.name, "the time is over") {
+				timeout = 300 * time.Millisecond
+			}
+			f := &fixture{t: t, sink: NewRecorder()}
+			f.Bench = newBench(t, f.sink, timeout)
+			f.Config.Blocks = []bgp.Range{{CIDR: netip.MustParsePrefix("172.25.0.0/16"), MinLength: 26, MaxLength: 26}}
+			f.Config.Advertise = prefixes("172.25.0.128/26")
+			c.test(t, f)
+		})
+	}
+}
+
+// fixture is a bench in use.
+type fixture struct {
+	*Bench
+	t    *testing.T
+	sink *Recorder
+}
+
+// add makes a router and adds it to the configuration, which is yet to be set.
+func (f *fixture) add(i int, kind bgp.PeerKind, asn uint32, rules ...bgp.Rule) Router {
+	if asn == 0 {
+		asn = f.Config.ASN
+	}
+	r := f.Router(i, asn, time.Minute)
+	p := r.Peer()
+	p.Kind, p.Import, p.GracefulRestart = kind, rules, time.Minute
+	f.Config.Peers = append(slices.Clone(f.Config.Peers), p)
+	return r
+}
+
+func (f *fixture) set() {
+	f.t.Helper()
+	if err := f.Speaker.Set(context.Background(), f.Config); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// change changes the i-th peer of the configuration, which is yet to be set.
+func (f *fixture) change(i int, how func(p *bgp.Peer)) {
+	f.Config.Peers = slices.Clone(f.Config.Peers)
+	how(&f.Config.Peers[i])
+}
+
+func (f *fixture) session(r Router) bgp.Session {
+	f.t.Helper()
+	all, err := f.Speaker.Sessions(context.Background())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, s := range all {
+		if s.Address == r.Peer().Address {
+			return s
+		}
+	}
+	f.t.Fatalf("no session with %v among %+v", r.Peer().Address, all)
+	return bgp.Session{}
+}
+
+// until waits until f says nothing is missing.
+func (f *fixture) until(missing func() string) {
+	f.t.Helper()
+	last := ""
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if last = missing(); last == "" {
+			return
+		}
+	}
+	f.t.Fatalf("after %v: %s", patience, last)
+}
+
+// waitOwn waits until a router was told exactly these prefixes, by way of us.
+func (f *fixture) waitOwn(r Router, own ...string) {
+	f.t.Helper()
+	want := make(map[netip.Prefix]netip.Addr)
+	for _, p := range prefixes(own...) {
+		want[p] = f.Local
+	}
+	f.until(func() string {
+		if got := r.Routes(); !maps.Equal(got, want) {
+			return fmt.Sprintf("%v was told %v, not %v", r.Peer().Address, got, want)
+		}
+		return ""
+	})
+}
+
+func (f *fixture) waitEnded(r Router, wantCease bool) {
+	f.t.Helper()
+	f.until(func() string {
+		if ended, cease := r.Ended(); !ended || cease != wantCease {
+			return fmt.Sprintf("ended %v, with a cease %v", ended, cease)
+		}
+		return ""
+	})
+}
+
+func (f *fixture) mustBeUp(routers ...Router) {
+	f.t.Helper()
+	for _, r := range routers {
+		if ended, _ := r.Ended(); ended {
+			f.t.Errorf("the session with %v was ended", r.Peer().Address)
+		}
+	}
+}
+
+func accept(cidr string, minLength, maxLength int) bgp.Rule {
+	return bgp.Rule{Range: bgp.Range{CIDR: netip.MustParsePrefix(cidr), MinLength: minLength, MaxLength: maxLength}, Accept: true}
+}
+
+func reject(cidr string, minLength, maxLength int) bgp.Rule {
+	r := accept(cidr, minLength, maxLength)
+	r.Accept = false
+	return r
+}
+
+// via is a router's own address as next hop, in the words of Recorder.
+func via(prefix string, routers ...Router) string {
+	out := prefix + " via"
+	for _, r := range routers {
+		out += " " + r.Peer().Address.String()
+	}
+	return out
+}
+
+func testLearn(t *testing.T, f *fixture) {
+	node := f.add(1, bgp.PeerNode, 0)
+	rack := f.add(2, bgp.PeerExternal, 65001, accept("10.9.0.0/16", 24, 24))
+	f.set()
+	node.Connect()
+	rack.Connect()
+	node.Announce(node.Peer().Address, 0, prefixes("172.25.0.192/26")...)
+	rack.Announce(rack.Peer().Address, 1, prefixes("10.9.1.0/24")...)
+	f.sink.WaitRoutes(t, via("172.25.0.192/26", node), via("10.9.1.0/24", rack))
+	f.waitOwn(node, "172.25.0.128/26")
+	f.waitOwn(rack, "172.25.0.128/26")
+	for prefix, fromNode := range map[string]bool{"172.25.0.192/26": true, "10.9.1.0/24": false} {
+		if r, _ := f.sink.Route(netip.MustParsePrefix(prefix)); r.FromNode != fromNode {
+			t.Errorf("%s is said to come from a node: %v", prefix, r.FromNode)
+		}
+	}
+	s := f.session(rack)
+	if s.State != bgp.StateEstablished || s.Received != 1 || s.Accepted != 1 || s.Advertised != 1 || s.Since.IsZero() || s.Message != "" {
+		t.Errorf("the session is reported as %+v", s)
+	}
+	f.Config.Advertise = prefixes("172.25.1.0/26", "172.25.2.0/26")
+	f.set()
+	f.waitOwn(node, "172.25.1.0/26", "172.25.2.0/26")
+	f.waitOwn(rack, "172.25.1.0/26", "172.25.2.0/26")
+	node.Withdraw(prefixes("172.25.0.192/26")...)
+	f.sink.WaitRoutes(t, via("10.9.1.0/24", rack))
+	f.mustBeUp(node, rack)
+}
+
+func testPolicy(t *testing.T, f *fixture) {
+	node := f.add(1, bgp.PeerNode, 0)
+	rack := f.add(2, bgp.PeerExternal, 65001, reject("10.9.66.0/24", 24, 24), accept("10.9.0.0/16", 24, 24))
+	bare := f.add(3, bgp.PeerExternal, 65002)
+	f.set()
+	for i, r := range []Router{node, rack, bare} {
+		r.Connect()
+		r.Announce(r.Peer().Address, min(i, 1), prefixes(
+			"0.0.0.0/0", "10.9.66.0/24", "10.9.0.0/16", "10.9.1.0/25", "8.8.8.0/24", "172.24.0.0/26",
+			"172.25.0.0/16", "172.25.0.128/26", "172.25.0.128/27", "172.25.9.0/27")...)
+	}
+	node.Announce(node.Peer().Address, 0, prefixes("172.25.9.0/26", "10.9.1.0/24")...)
+	rack.Announce(rack.Peer().Address, 1, prefixes("172.25.9.0/26", "10.9.1.0/24")...)
+	f.sink.WaitRoutes(t, via("172.25.9.0/26", node), via("10.9.1.0/24", rack))
+	if s := f.session(bare); s.Accepted != 0 {
+		t.Errorf("a peer without rules is reported as %+v", s)
+	}
+	for _, entry := range f.sink.Log() {
+		if !strings.HasPrefix(entry, "+172.25.9.0/26 ") && !strings.HasPrefix(entry, "+10.9.1.0/24 ") {
+			t.Errorf("the sink was told %q", entry)
+		}
+	}
+}
+
+func testEqualPaths(t *testing.T, f *fixture) {
+	all := accept("0.0.0.0/0", 0, 24)
+	a, b := f.add(1, bgp.PeerExternal, 65001, all), f.add(2, bgp.PeerExternal, 65002, all)
+	f.set()
+	a.Connect()
+	b.Connect()
+	a.Announce(a.Peer().Address, 1, prefixes("0.0.0.0/0", "10.9.1.0/24")...)
+	b.Announce(b.Peer().Address, 1, prefixes("0.0.0.0/0")...)
+	b.Announce(b.Peer().Address, 2, prefixes("10.9.1.0/24")...)
+	f.sink.WaitRoutes(t, via("0.0.0.0/0", a, b), via("10.9.1.0/24", a))
+	b.Announce(b.Peer().Address, 1, prefixes("10.9.1.0/24")...)
+	a.Withdraw(prefixes("0.0.0.0/0")...)
+	f.sink.WaitRoutes(t, via("0.0.0.0/0", b), via("10.9.1.0/24", a, b))
+	a.Cease()
+	f.sink.WaitRoutes(t, via("0.0.0.0/0", b), via("10.9.1.0/24", b))
+}
+
+func testPolicyChange(t *testing.T, f *fixture) {
+	node := f.add(1, bgp.PeerNode, 0)
+	rack := f.add(2, bgp.PeerExternal, 65001)
+	f.set()
+	node.Connect()
+	rack.Connect()
+	node.Announce(node.Peer().Address, 0, prefixes("172.25.3.0/26", "172.26.0.0/26")...)
+	rack.Announce(rack.Peer().Address, 1, prefixes("10.9.1.0/24", "10.9.2.0/24")...)
+	f.sink.WaitRoutes(t, via("172.25.3.0/26", node))
+
+	f.change(1, func(p *bgp.Peer) { p.Import = []bgp.Rule{accept("10.9.0.0/16", 24, 24)} })
+	f.set()
+	f.sink.WaitRoutes(t, via("172.25.3.0/26", node), via("10.9.1.0/24", rack), via("10.9.2.0/24", rack))
+
+	f.change(1, func(p *bgp.Peer) {
+		p.Import = []bgp.Rule{reject("10.9.1.0/24", 24, 24), accept("10.9.0.0/16", 24, 24)}
+	})
+	f.Config.Blocks = []bgp.Range{{CIDR: netip.MustParsePrefix("172.26.0.0/16"), MinLength: 26, MaxLength: 26}}
+	f.set()
+	f.sink.WaitRoutes(t, via("172.26.0.0/26", node), via("10.9.2.0/24", rack))
+
+	// What becomes our own is not taken from others; given up, it is.
+	f.Config.Advertise = prefixes("172.25.0.128/26", "172.26.0.0/26")
+	f.set()
+	f.sink.WaitRoutes(t, via("10.9.2.0/24", rack))
+	f.Config.Advertise = prefixes("172.25.0.128/26")
+	f.set()
+	f.sink.WaitRoutes(t, via("172.26.0.0/26", node), via("10.9.2.0/24", rack))
+
+	f.change(1, func(p *bgp.Peer) { p.Kind = bgp.PeerNode })
+	f.set()
+	f.sink.WaitRoutes(t, via("172.26.0.0/26", node))
+	f.mustBeUp(node, rack)
+}
+
+func testPeerChange(t *testing.T, f *fixture) {
+	a, b := f.add(1, bgp.PeerNode, 0), f.add(2, bgp.PeerNode, 0)
+	f.set()
+	a.Connect()
+	b.Connect()
+	b.Announce(b.Peer().Address, 0, prefixes("172.25.3.0/26")...)
+	f.sink.WaitRoutes(t, via("172.25.3.0/26", b))
+	for _, how := range []func(p *bgp.Peer){
+		func(p *bgp.Peer) { p.Hold = 30 * time.Second },
+		func(p *bgp.Peer) { p.GracefulRestart = 2 * time.Minute },
+		func(p *bgp.Peer) { p.ConnectRetry = 9 * time.Second },
+	} {
+		f.change(0, how)
+		f.set()
+		f.waitEnded(a, true)
+		a.Connect()
+		f.waitOwn(a, "172.25.0.128/26")
+	}
+	c := f.add(3, bgp.PeerNode, 0)
+	f.set()
+	c.Connect()
+	f.mustBeUp(a, b, c)
+	f.Config.Peers = slices.Clone(f.Config.Peers[1:2])
+	f.set()
+	f.waitEnded(a, true)
+	f.waitEnded(c, true)
+	f.set()
+	f.mustBeUp(b)
+	f.sink.WaitRoutes(t, via("172.25.3.0/26", b))
+	if slices.Contains(f.sink.Log(), "-172.25.3.0/26") {
+		t.Error("the route of the peer that stayed went away")
+	}
+	if all, err := f.Speaker.Sessions(context.Background()); err != nil || len(all) != 1 {
+		t.Errorf("reported are %+v, %v", all, err)
+	}
+}
+
+func testRestart(t *testing.T, f *fixture) {
+	r := f.add(1, bgp.PeerNode, 0)
+	f.set()
+	r.Connect()
+	r.Announce(r.Peer().Address, 0, prefixes("172.25.3.0/26", "172.25.4.0/26")...)
+	r.EndOfRIB()
+	f.sink.WaitRoutes(t, via("172.25.3.0/26", r), via("172.25.4.0/26", r))
+	r.Break()
+	f.until(func() string {
+		if s := f.session(r); s.State == bgp.StateEstablished || !strings.Contains(s.Message, "is kept") {
+			return fmt.Sprintf("reported is %+v", s)
+		}
+		return ""
+	})
+	r.Connect()
+	r.Announce(r.Peer().Address, 0, prefixes("172.25.3.0/26")...)
+	for _, entry := range f.sink.Log() {
+		if strings.HasPrefix(entry, "-") {
+			t.Errorf("while the peer restarted, the sink was told %q", entry)
+		}
+	}
+	r.EndOfRIB()
+	f.sink.WaitRoutes(t, via("172.25.3.0/26", r))
+	if slices.Contains(f.sink.Log(), "-172.25.3.0/26") {
+		t.Error("a route that was announced again went in between")
+	}
+}
+
+func testStaysAway(t *testing.T, f *fixture) {
+	f.add(1, bgp.PeerNode, 0)
+	r := f.Router(1, f.Config.ASN, time.Second)
+	f.set()
+	r.Connect()
+	r.Announce(r.Peer().Address, 0, prefixes("172.25.3.0/26")...)
+	f.sink.WaitRoutes(t, via("172.25.3.0/26", r))
+	r.Break()
+	f.sink.WaitRoutes(t)
+}
+
+func testCease(t *testing.T, f *fixture) {
+	r := f.add(1, bgp.PeerNode, 0)
+	f.set()
+	r.Connect()
+	r.Announce(r.Peer().Address, 0, prefixes("172.25.3.0/26")...)
+	f.sink.WaitRoutes(t, via("172.25.3.0/26", r))
+	r.Cease()
+	f.sink.WaitRoutes(t)
+	f.until(func() string {
+		s := f.session(r)
+		if s.State == bgp.StateEstablished || s.Message != "it closed the session: administrative shutdown" || s.Since.IsZero() {
+			return fmt.Sprintf("reported is %+v", s)
+		}
+		return ""
+	})
+}
+
+func testInSync(t *testing.T, f *fixture) {
+	a, b := f.add(1, bgp.PeerNode, 0), f.add(2, bgp.PeerNode, 0)
+	f.set()
+	a.Connect()
+	a.Announce(a.Peer().Address, 0, prefixes("172.25.3.0/26")...)
+	a.EndOfRIB()
+	b.Connect()
+	b.Announce(b.Peer().Address, 0, prefixes("172.25.4.0/26")...)
+	f.sink.WaitRoutes(t, via("172.25.3.0/26", a), via("172.25.4.0/26", b))
+	if slices.Contains(f.sink.Log(), "in sync") {
+		t.Error("in sync before the last End-of-RIB")
+	}
+	b.EndOfRIB()
+	f.sink.WaitInSync(t)
+	f.set()
+	a.EndOfRIB()
+	a.Announce(a.Peer().Address, 0, prefixes("172.25.5.0/26")...)
+	f.sink.WaitRoutes(t, via("172.25.3.0/26", a), via("172.25.4.0/26", b), via("172.25.5.0/26", a))
+	if log := f.sink.Log(); len(log) != 4 || log[2] != "in sync" {
+		t.Errorf("the sink was told %q", log)
+	}
+}
+
+func testTimeOver(t *testing.T, f *fixture) {
+	f.add(1, bgp.PeerNode, 0)
+	f.set()
+	f.sink.WaitInSync(t)
+}
+
+func testLimit(t *testing.T, f *fixture) {
+	r := f.add(1, bgp.PeerNode, 0)
+	f.change(0, func(p *bgp.Peer) { p.MaxPrefixes = 2 })
+	f.set()
+	r.Connect()
+	r.Announce(r.Peer().Address, 0, prefixes("172.25.3.0/26", "172.25.4.0/26")...)
+	f.sink.WaitRoutes(t, via("172.25.3.0/26", r), via("172.25.4.0/26", r))
+	f.mustBeUp(r)
+	r.Announce(r.Peer().Address, 0, prefixes("172.25.5.0/26")...)
+	f.waitEnded(r, true)
+	f.sink.WaitRoutes(t)
+	if s := f.session(r); s.State == bgp.StateEstablished || !strings.Contains(s.Message, "more") || !strings.Contains(s.Message, "limit") {
+		t.Errorf("reported is %+v", s)
+	}
+	f.change(0, func(p *bgp.Peer) { p.MaxPrefixes = 3 })
+	f.set()
+	r.Connect()
+	f.waitOwn(r, "172.25.0.128/26")
+}
+
+func testNonsense(t *testing.T, f *fixture) {
+	r := f.add(1, bgp.PeerNode, 0)
+	bad := bgp.Peer{Name: "bad", Address: netip.MustParseAddr("10.1.1.1")}
+	f.Config.Peers = append(slices.Clone(f.Config.Peers), bad)
+	var pe *bgp.PeerError
+	if err := f.Speaker.Set(context.Background(), f.Config); !errors.As(err, &pe) || pe.Peer != "bad" {
+		t.Fatalf("a peer without AS number gave %v", err)
+	}
+	r.Connect()
+	f.waitOwn(r, "172.25.0.128/26")
+	whole := f.Config
+	whole.ASN = 0
+	if err := f.Speaker.Set(context.Background(), whole); err == nil || errors.As(err, &pe) {
+		t.Errorf("AS 0 gave %v", err)
+	}
+	f.mustBeUp(r)
+}
+
+func testStopRestart(t *testing.T, f *fixture) {
+	r := f.add(1, bgp.PeerNode, 0)
+	f.set()
+	r.Connect()
+	r.Announce(r.Peer().Address, 0, prefixes("172.25.3.0/26")...)
+	f.sink.WaitRoutes(t, via("172.25.3.0/26", r))
+	if err := f.Speaker.Stop(context.Background(), bgp.StopRestart); err != nil {
+		t.Fatal(err)
+	}
+	f.waitEnded(r, false)
+	f.sink.WaitRoutes(t, via("172.25.3.0/26", r))
+	if err := f.Speaker.Set(context.Background(), f.Config); err == nil {
+		t.Error("a stopped speaker took a configuration")
+	}
+}
+
+func testStopLeave(t *testing.T, f *fixture) {
+	r := f.add(1, bgp.PeerNode, 0)
+	f.set()
+	r.Connect()
+	f.waitOwn(r, "172.25.0.128/26")
+	if err := f.Speaker.Stop(context.Background(), bgp.StopLeave); err != nil {
+		t.Fatal(err)
+	}
+	f.waitEnded(r, true)
+	f.waitOwn(r)
+}

@@ -1,0 +1,331 @@
+// Package bgptest is for tests around BGP: a Speaker that behaves without a
+// network, a Recorder of what a Speaker learns, and the Conformance suite that
+// the Speaker here and the real one pass alike. The package sender has a
+// speaker to measure with, the package router runs BIRD and FRR.
+package bgptest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/godwit-net/godwit/bgp"
+)
+
+// Options are what a Speaker needs for life.
+type Options struct {
+	Sink bgp.Sink
+	// Local is the speaker's address, the next hop of what it announces.
+	Local netip.Addr
+	// SyncTimeout bounds the waiting for peers before InSync. Zero: 10 s.
+	SyncTimeout time.Duration
+}
+
+// Speaker is a bgp.Speaker in memory. Around it are Routers, in the hands of
+// the test. It decides as the real one does: import policy, equal paths,
+// graceful restart, limits of prefixes, End-of-RIB.
+type Speaker struct {
+	options Options
+
+	mu       sync.Mutex
+	turn     *sync.Cond // signalled at each change
+	config   bgp.Config
+	peers    map[netip.Addr]bgp.Peer
+	state    map[netip.Addr]*session
+	routers  map[netip.Addr]*Neighbor
+	told     map[netip.Prefix]bgp.Route
+	began    time.Time
+	synced   bool
+	stopped  bool
+	delivery chan struct{} // closed when nothing is delivered any more
+}
+
+// session is the speaker's side of a session. It outlives the session itself.
+type session struct {
+	up       bool
+	since    time.Time
+	message  string
+	held     bool // down for exceeding the limit of prefixes
+	complete bool // End-of-RIB came once
+	routes   map[netip.Prefix]path
+	expiry   *time.Timer // of stale routes
+}
+
+// path is a route as a peer announced it.
+type path struct {
+	hop    netip.Addr
+	length int
+	stale  bool
+}
+
+var _ bgp.Speaker = (*Speaker)(nil)
+
+// New makes a Speaker.
+func New(o Options) *Speaker {
+	if o.SyncTimeout == 0 {
+		o.SyncTimeout = 10 * time.Second
+	}
+	s := &Speaker{
+		options: o,
+		peers:   make(map[netip.Addr]bgp.Peer), state: make(map[netip.Addr]*session),
+		routers: make(map[netip.Addr]*Neighbor), told: make(map[netip.Prefix]bgp.Route),
+		delivery: make(chan struct{}),
+	}
+	s.turn = sync.NewCond(&s.mu)
+	go s.deliver()
+	return s
+}
+
+// Set implements bgp.Speaker.
+func (s *Speaker) Set(_ context.Context, c bgp.Config) error {
+	if err := c.Check(); err != nil {
+		return err
+	}
+	peers, err := c.Usable()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return errors.New("the speaker is stopped")
+	}
+	want := make(map[netip.Addr]bgp.Peer, len(peers))
+	for _, p := range peers {
+		want[p.Address] = p
+	}
+	for _, p := range c.Peers { // a known peer that became unusable stays as it was
+		if _, ok := want[p.Address]; !ok {
+			if former, known := s.peers[p.Address]; known {
+				want[p.Address] = former
+			}
+		}
+	}
+	whole := s.config.ASN != c.ASN || s.config.RouterID != c.RouterID || s.config.ListenPort != c.ListenPort
+	for addr, p := range s.peers {
+		if w, keep := want[addr]; !keep || whole || !sameSession(p, w) {
+			s.end(addr, "", true)
+			delete(s.state, addr)
+		} else if st := s.state[addr]; st.held && w.MaxPrefixes != p.MaxPrefixes {
+			st.held = false
+		}
+	}
+	for addr := range want {
+		if s.state[addr] == nil {
+			s.state[addr] = &session{message: "can't connect: connection refused", routes: make(map[netip.Prefix]path)}
+		}
+	}
+	s.config, s.peers = c, want
+	if s.began.IsZero() {
+		s.began = time.Now()
+		time.AfterFunc(s.options.SyncTimeout, s.turn.Broadcast)
+	}
+	s.turn.Broadcast()
+	return err
+}
+
+func sameSession(a, b bgp.Peer) bool {
+	a.Name, a.Kind, a.Import, a.MaxPrefixes = b.Name, b.Kind, b.Import, b.MaxPrefixes
+	return reflect.DeepEqual(a, b)
+}
+
+// end ends a session, and drops what it brought.
+func (s *Speaker) end(addr netip.Addr, why string, cease bool) {
+	st := s.state[addr]
+	if st == nil {
+		return
+	}
+	if st.up {
+		st.up, st.since = false, time.Now()
+		if r := s.routers[addr]; r != nil {
+			r.hungUp(cease)
+		}
+	}
+	st.message = why
+	if st.expiry != nil {
+		st.expiry.Stop()
+	}
+	clear(st.routes)
+	s.turn.Broadcast()
+}
+
+// Sessions implements bgp.Speaker.
+func (s *Speaker) Sessions(context.Context) ([]bgp.Session, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]bgp.Session, 0, len(s.peers))
+	for addr, p := range s.peers {
+		st := s.state[addr]
+		one := bgp.Session{Name: p.Name, Kind: p.Kind, Address: addr, ASN: p.ASN, State: bgp.StateActive, Since: st.since, Message: st.message}
+		switch {
+		case st.held:
+			one.State = bgp.StateIdle
+		case st.up:
+			one.State, one.Message, one.Received = bgp.StateEstablished, "", len(st.routes)
+			one.Advertised = len(s.announced(addr))
+			for prefix := range st.routes {
+				if s.config.Accepts(p, prefix) {
+					one.Accepted++
+				}
+			}
+		}
+		out = append(out, one)
+	}
+	slices.SortFunc(out, func(a, b bgp.Session) int { return cmp.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// Stop implements bgp.Speaker.
+func (s *Speaker) Stop(_ context.Context, mode bgp.StopMode) error {
+	s.mu.Lock()
+	if !s.stopped {
+		s.stopped = true
+		for addr := range s.peers {
+			s.end(addr, "", mode == bgp.StopLeave)
+		}
+		s.turn.Broadcast()
+	}
+	s.mu.Unlock()
+	<-s.delivery
+	return nil
+}
+
+// announced are the prefixes that a peer is sent: those of its family.
+func (s *Speaker) announced(addr netip.Addr) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range s.config.Advertise {
+		if p.Addr().Is4() == addr.Is4() && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// deliver tells the sink what is new until the speaker is stopped. It looks at
+// the whole state each time, which is fit for a fake only.
+func (s *Speaker) deliver() {
+	defer close(s.delivery)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !s.stopped {
+		changed, gone := s.news()
+		inSync := !s.synced && s.complete()
+		if len(changed) == 0 && len(gone) == 0 && !inSync {
+			s.turn.Wait()
+			continue
+		}
+		s.synced = s.synced || inSync
+		s.mu.Unlock()
+		if len(changed) > 0 || len(gone) > 0 {
+			s.options.Sink.Learned(changed, gone)
+		}
+		if inSync {
+			s.options.Sink.InSync()
+		}
+		s.mu.Lock()
+	}
+}
+
+func (s *Speaker) complete() bool {
+	if s.began.IsZero() {
+		return false
+	}
+	for _, st := range s.state {
+		if !st.complete {
+			return time.Since(s.began) >= s.options.SyncTimeout
+		}
+	}
+	return len(s.state) > 0 || time.Since(s.began) >= s.options.SyncTimeout
+}
+
+// news compares the best ways with what the sink was told.
+func (s *Speaker) news() (changed []bgp.Route, gone []netip.Prefix) {
+	best := s.best()
+	for p, r := range best {
+		if old, known := s.told[p]; !known || old.FromNode != r.FromNode || !slices.Equal(old.NextHops, r.NextHops) {
+			s.told[p] = r
+			r.NextHops = slices.Clone(r.NextHops)
+			changed = append(changed, r)
+		}
+	}
+	for p := range s.told {
+		if _, still := best[p]; !still {
+			delete(s.told, p)
+			gone = append(gone, p)
+		}
+	}
+	slices.SortFunc(changed, func(a, b bgp.Route) int { return a.Prefix.Compare(b.Prefix) })
+	slices.SortFunc(gone, netip.Prefix.Compare)
+	return changed, gone
+}
+
+// best chooses: the shortest AS path, then paths from outside the AS; what is
+// equal then is shared (RFC 4271, section 9.1.2.2, a to d).
+func (s *Speaker) best() map[netip.Prefix]bgp.Route {
+	type rank struct {
+		length   int
+		internal bool
+	}
+	ranks := make(map[netip.Prefix]rank)
+	best := make(map[netip.Prefix]bgp.Route)
+	for addr, st := range s.state {
+		peer := s.peers[addr]
+		for prefix, p := range st.routes {
+			if !s.config.Accepts(peer, prefix) {
+				continue
+			}
+			mine := rank{p.length, peer.ASN == s.config.ASN}
+			theirs, taken := ranks[prefix]
+			worse := taken && (mine.length > theirs.length || mine.length == theirs.length && mine.internal && !theirs.internal)
+			if worse {
+				continue
+			}
+			r := bgp.Route{Prefix: prefix}
+			if taken && mine == theirs {
+				r = best[prefix]
+			}
+			if !slices.Contains(r.NextHops, p.hop) {
+				r.NextHops = append(r.NextHops, p.hop)
+				slices.SortFunc(r.NextHops, netip.Addr.Compare)
+			}
+			r.FromNode = r.FromNode || peer.Kind == bgp.PeerNode
+			ranks[prefix], best[prefix] = mine, r
+		}
+	}
+	return best
+}
+
+// Dump shows what the speaker is configured to do and what it has learned, one
+// line each.
+func (s *Speaker) Dump() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var b strings.Builder
+	fmt.Fprintf(&b, "as %d, router id %v\n", s.config.ASN, s.config.RouterID)
+	for _, p := range s.config.Advertise {
+		fmt.Fprintf(&b, "announce %v\n", p)
+	}
+	peers := make([]bgp.Peer, 0, len(s.peers))
+	for _, p := range s.peers {
+		peers = append(peers, p)
+	}
+	slices.SortFunc(peers, func(a, b bgp.Peer) int { return a.Address.Compare(b.Address) })
+	for _, p := range peers {
+		up := "down"
+		if s.state[p.Address].up {
+			up = "up"
+		}
+		fmt.Fprintf(&b, "peer %s %v as %d %s\n", p.Name, p.Address, p.ASN, up)
+	}
+	lines := []string{}
+	for _, r := range s.best() {
+		lines = append(lines, "learned "+line(r)+"\n")
+	}
+	slices.Sort(lines)
+	b.WriteString(strings.Join(lines, ""))
+	return b.String()
+}
