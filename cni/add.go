@@ -37,19 +37,23 @@ func (s *Server) add(ctx context.Context, c *call) ([]byte, error) {
 	if err := s.makeWay(ctx, c); err != nil {
 		return nil, err
 	}
-	l, err := s.attach(ctx, c, ns)
+	// From here on something may have to be taken back, after a panic too.
+	a := Attachment{Owner: c.owner, Network: c.Name, HostLink: wire.HostEnd(c.owner.ContainerID, c.owner.Interface)}
+	complete := false
+	defer func() {
+		if !complete {
+			s.undo(ctx, a)
+		}
+	}()
+	if a.Addresses, err = s.allocate(ctx, c); err != nil {
+		return nil, err
+	}
+	out, err := s.attach(ctx, c, ns, a)
 	if err != nil {
 		return nil, err
 	}
-	out, err := result(c, l)
-	if err == nil && ctx.Err() != nil {
-		err = wrap(CodeTryAgain, "attaching the container", ctx.Err())
-	}
-	if err != nil {
-		s.undo(ctx, c, l.Addresses)
-		return nil, err
-	}
-	s.setAttached(Attachment{Owner: c.owner, Network: c.Name, Addresses: l.Addresses, HostLink: l.HostEnd})
+	s.setAttached(a)
+	complete = true
 	return out, nil
 }
 
@@ -101,31 +105,29 @@ func (s *Server) makeWay(ctx context.Context, c *call) error {
 	return nil
 }
 
-// attach gives the container its addresses, its link and its routes, or nothing.
-func (s *Server) attach(ctx context.Context, c *call, ns *wire.Namespace) (wire.Link, error) {
-	addresses, err := s.allocate(ctx, c)
-	if err != nil {
-		return wire.Link{}, err
-	}
+// attach gives the container its link and the node its routes, and returns the
+// result to print.
+func (s *Server) attach(ctx context.Context, c *call, ns *wire.Namespace, a Attachment) ([]byte, error) {
 	mtu := c.MTU
 	if mtu == 0 {
 		mtu = s.o.MTU()
 	}
-	l, err := s.o.Wirer.Attach(ctx, ns, wire.Spec{Identity: c.identity(addresses), MTU: mtu, Forward: c.AllowIPForwarding})
+	l, err := s.o.Wirer.Attach(ctx, ns, wire.Spec{Identity: c.identity(a.Addresses), MTU: mtu, Forward: c.AllowIPForwarding})
+	if errors.Is(err, wire.ErrInterfaceExists) {
+		return nil, &Error{CodeExists, fmt.Sprintf("interface %s exists already", c.owner.Interface), err.Error(), err}
+	}
 	if err != nil {
-		s.undo(ctx, c, addresses)
-		if errors.Is(err, wire.ErrInterfaceExists) {
-			return wire.Link{}, &Error{CodeExists, fmt.Sprintf("interface %s exists already", c.owner.Interface), err.Error(), err}
-		}
-		return wire.Link{}, wrap(CodeIO, "attaching the container", err)
+		return nil, wrap(CodeIO, "attaching the container", err)
 	}
-	for _, a := range addresses {
-		if err := s.o.Routes.Add(ctx, a, l.HostEnd); err != nil {
-			s.undo(ctx, c, addresses)
-			return wire.Link{}, wrap(CodeIO, fmt.Sprintf("adding the route to %s", a), err)
+	for _, addr := range a.Addresses {
+		if err := s.o.Routes.Add(ctx, addr, l.HostEnd); err != nil {
+			return nil, wrap(CodeIO, fmt.Sprintf("adding the route to %s", addr), err)
 		}
 	}
-	return l, nil
+	if err := ctx.Err(); err != nil { // nobody waits for the result any more
+		return nil, wrap(CodeTryAgain, "attaching the container", err)
+	}
+	return result(c, l)
 }
 
 // allocate gets the container's addresses. When the pools are exhausted,
@@ -153,24 +155,23 @@ func (s *Server) allocate(ctx context.Context, c *call) ([]netip.Addr, error) {
 }
 
 // undo takes back what a failed ADD did; ctx may have ended.
-func (s *Server) undo(ctx context.Context, c *call, addresses []netip.Addr) {
+func (s *Server) undo(ctx context.Context, a Attachment) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	a := Attachment{Owner: c.owner, Network: c.Name, Addresses: addresses}
-	_, found, err := s.o.Wirer.Doom(ctx, c.owner.ContainerID, c.owner.Interface)
+	_, found, err := s.o.Wirer.Doom(ctx, a.Owner.ContainerID, a.Owner.Interface)
+	if err != nil {
+		s.o.Log.Error("can't give up the link of a failed ADD; trying on", "container", a.Owner.ContainerID, "err", err)
+	}
 	if err != nil || found {
-		if err != nil {
-			s.o.Log.Error("can't give up the link of a failed ADD; trying on", "container", c.owner.ContainerID, "err", err)
-		}
 		s.withdraw(ctx, a)
 		_ = s.reapNow(ctx) // or later: the reaper goes on trying
 		return
 	}
-	for _, addr := range addresses {
+	for _, addr := range a.Addresses {
 		s.o.Routes.Remove(ctx, addr)
 	}
-	if err := s.o.Allocator.Release(ctx, c.owner); err != nil {
-		s.o.Log.Error("can't release the addresses of a failed ADD; trying on", "container", c.owner.ContainerID, "err", err)
+	if err := s.o.Allocator.Release(ctx, a.Owner); err != nil {
+		s.o.Log.Error("can't release the addresses of a failed ADD; trying on", "container", a.Owner.ContainerID, "err", err)
 		s.doom(a)
 	}
 }

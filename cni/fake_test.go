@@ -1,0 +1,229 @@
+package cni
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/godwit-net/godwit/cni/wire"
+	"github.com/godwit-net/godwit/ipam"
+)
+
+// memoryAllocator gives out the addresses of one pool, in order, the longest
+// free first.
+type memoryAllocator struct {
+	mu      sync.Mutex
+	free    []netip.Addr
+	records map[netip.Addr]ipam.Record
+	fail    error // of Release
+}
+
+func newMemoryAllocator(first string, n int) *memoryAllocator {
+	m := &memoryAllocator{records: map[netip.Addr]ipam.Record{}}
+	for a := netip.MustParseAddr(first); n > 0; a, n = a.Next(), n-1 {
+		m.free = append(m.free, a)
+	}
+	return m
+}
+
+func (m *memoryAllocator) Allocate(ctx context.Context, o ipam.Owner, pod Pod) ([]ipam.Record, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	for _, r := range m.records {
+		if r.Owner == o {
+			return []ipam.Record{r}, nil // as ipam.Node does
+		}
+	}
+	if len(m.free) == 0 {
+		return nil, &ipam.ExhaustedError{Pools: []string{"default"}, Reason: "all its addresses are given out"}
+	}
+	r := ipam.Record{Address: m.free[0], Pool: "default", Owner: o, Pod: pod.String()}
+	m.free = m.free[1:]
+	m.records[r.Address] = r
+	return []ipam.Record{r}, nil
+}
+
+func (m *memoryAllocator) Release(_ context.Context, o ipam.Owner) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail != nil {
+		return m.fail
+	}
+	for a, r := range m.records {
+		if r.Owner == o {
+			delete(m.records, a)
+			m.free = append(m.free, a)
+		}
+	}
+	return nil
+}
+
+func (m *memoryAllocator) Adopt(r ipam.Record) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if old, found := m.records[r.Address]; found {
+		if old.Owner != r.Owner {
+			return errors.New("the address is another's")
+		}
+		return nil
+	}
+	m.records[r.Address] = r
+	m.free = slices.DeleteFunc(m.free, func(a netip.Addr) bool { return a == r.Address })
+	return nil
+}
+
+func (m *memoryAllocator) Records() []ipam.Record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list []ipam.Record
+	for _, r := range m.records {
+		list = append(list, r)
+	}
+	slices.SortFunc(list, func(a, b ipam.Record) int { return a.Address.Compare(b.Address) })
+	return list
+}
+
+// fakeNode stands for the kernel: it is both Wirer and HostRoutes. A path of
+// a network namespace is good if it begins with /ns/.
+type fakeNode struct {
+	mu      sync.Mutex
+	links   map[string]wire.Link
+	routes  map[netip.Addr]string
+	flushed []netip.Addr
+	log     []string // what was done, in order
+
+	attachErr, routeErr, doomErr, sweepErr error
+	attaching                              func(context.Context) // called in Attach
+	diffs                                  []string
+}
+
+func newFakeNode() *fakeNode {
+	return &fakeNode{links: map[string]wire.Link{}, routes: map[netip.Addr]string{}}
+}
+
+func (f *fakeNode) OpenNamespace(path string) (*wire.Namespace, error) {
+	switch {
+	case path == "/node":
+		return nil, fmt.Errorf("%s: %w", path, wire.ErrNodeNamespace)
+	case path == "/file":
+		return nil, fmt.Errorf("%s: %w", path, wire.ErrNoNamespace)
+	case !strings.HasPrefix(path, "/ns/"):
+		return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+	}
+	return &wire.Namespace{}, nil
+}
+
+func (f *fakeNode) Attach(ctx context.Context, _ *wire.Namespace, s wire.Spec) (wire.Link, error) {
+	if f.attaching != nil {
+		f.attaching(ctx)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := cmp.Or(f.attachErr, ctx.Err()); err != nil {
+		return wire.Link{}, err
+	}
+	l := wire.Link{Identity: s.Identity, HostEnd: wire.HostEnd(s.ContainerID, s.Interface), HostMAC: wire.HostMAC(), PodMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}
+	if _, found := f.links[l.HostEnd]; found {
+		return wire.Link{}, wire.ErrInterfaceExists
+	}
+	f.links[l.HostEnd] = l
+	f.log = append(f.log, "attach "+s.ContainerID)
+	return l, nil
+}
+
+func (f *fakeNode) Find(_ context.Context, id, ifName string) (wire.Link, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l, found := f.links[wire.HostEnd(id, ifName)]
+	return l, found && !l.Doomed, nil
+}
+
+func (f *fakeNode) Doom(_ context.Context, id, ifName string) (wire.Link, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l, found := f.links[wire.HostEnd(id, ifName)]
+	if f.doomErr != nil || !found {
+		return wire.Link{}, false, f.doomErr
+	}
+	l.Doomed = true
+	f.links[l.HostEnd] = l
+	f.log = append(f.log, "doom "+id)
+	return l, true, nil
+}
+
+func (f *fakeNode) Sweep(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.sweepErr != nil {
+		return f.sweepErr
+	}
+	for name, l := range f.links {
+		if l.Doomed {
+			delete(f.links, name)
+		}
+	}
+	f.log = append(f.log, "sweep")
+	return nil
+}
+
+func (f *fakeNode) List(context.Context) ([]wire.Link, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var list []wire.Link
+	for _, l := range f.links {
+		list = append(list, l)
+	}
+	return list, nil
+}
+
+func (f *fakeNode) Check(context.Context, *wire.Namespace, wire.Spec, net.HardwareAddr) ([]string, error) {
+	return f.diffs, nil
+}
+
+func (f *fakeNode) FlushConntrack(_ context.Context, addresses []netip.Addr) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.flushed = append(f.flushed, addresses...)
+	f.log = append(f.log, "flush")
+	return nil
+}
+
+func (f *fakeNode) Add(ctx context.Context, a netip.Addr, link string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := cmp.Or(f.routeErr, ctx.Err()); err != nil {
+		return err
+	}
+	f.routes[a] = link
+	return nil
+}
+
+func (f *fakeNode) Remove(_ context.Context, a netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.routes, a)
+	f.log = append(f.log, "unroute "+a.String())
+}
+
+// vanish is what happens when the container's network namespace is deleted.
+func (f *fakeNode) vanish(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.links, wire.HostEnd(id, "eth0"))
+}
+
+func (f *fakeNode) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
