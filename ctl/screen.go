@@ -1,0 +1,221 @@
+package ctl
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
+)
+
+// maxRows is how long a table may be before it shows only what is not in order.
+const maxRows = 60
+
+// screen prints a report for a person.
+type screen struct {
+	out   io.Writer
+	color bool
+	now   time.Time
+	all   bool // rows of long tables
+	wide  bool
+
+	err error // the first of writing
+}
+
+func (s screen) print(r Report) error {
+	s.nodes(r)
+	s.sessions(r.Sessions)
+	s.blocks(r.Blocks)
+	s.pools(r.Pools)
+	s.problems(r.Problems)
+	return s.err
+}
+
+// section prints a heading and a table, if it has rows.
+func (s *screen) section(title, summary string, ok bool, t table) {
+	mark := state(ok, "●")
+	s.printf("%s %s  %s\n", mark.render(s.color), cell{title, bold}.render(s.color), summary)
+	if s.err == nil && len(t.rows) > 0 {
+		s.err = t.write(s.out, s.color)
+	}
+	s.printf("\n")
+}
+
+func (s *screen) printf(format string, args ...any) {
+	if s.err == nil {
+		_, s.err = fmt.Fprintf(s.out, format, args...)
+	}
+}
+
+func (s *screen) nodes(r Report) {
+	t := table{columns: []column{
+		{title: "NAME"},
+		{title: "ADDRESS"},
+		{title: "ASN", number: true},
+		{title: "ROUTER-ID", optional: true},
+		{title: "SESSIONS", number: true},
+		{title: "BLOCKS", number: true},
+		{title: "PODS", number: true},
+		{title: "ROUTES", number: true},
+		{title: "STATUS"},
+		{title: "AGENT"},
+		{title: "AGE", number: true},
+	}}
+	ready, pods := 0, 0
+	for _, n := range r.Nodes {
+		status := state(n.Ready, n.Reason)
+		if n.Ready {
+			ready++
+			status.text = "Ready"
+		}
+		pods += n.Pods
+		id := ""
+		if s.wide {
+			id = n.RouterID
+		}
+		t.add(
+			text(n.Name), text(orDash(strings.Join(n.Addresses, ","))), text(orDash(number(n.ASN))), text(id),
+			state(n.Established == n.Sessions, fmt.Sprintf("%d/%d", n.Established, n.Sessions)),
+			text(n.Blocks), text(n.Pods), text(n.Routes), status, text(orDash(n.AgentVersion)), text(s.age(n.Created)),
+		)
+	}
+	s.section("Nodes", fmt.Sprintf("%d of %d ready, %d pods", ready, len(r.Nodes), pods), ready == len(r.Nodes), t)
+}
+
+func (s *screen) sessions(sessions []Session) {
+	t := table{columns: []column{
+		{title: "NODE"},
+		{title: "PEER"},
+		{title: "KIND"},
+		{title: "ADDRESS"},
+		{title: "ASN", number: true},
+		{title: "STATE"},
+		{title: "SINCE", number: true},
+		{title: "RECEIVED", number: true},
+		{title: "ACCEPTED", number: true},
+		{title: "ADVERTISED", number: true},
+		{title: "MESSAGE", optional: true},
+	}}
+	established, hidden := 0, 0
+	for _, n := range sessions {
+		up := n.State == stateEstablished
+		if up {
+			established++
+			if !s.all && len(sessions) > maxRows {
+				hidden++
+				continue
+			}
+		}
+		since := "never"
+		if n.Since != nil {
+			since = s.age(*n.Since)
+		}
+		t.add(
+			text(n.Node), text(n.Peer), text(n.Kind), text(n.Address), text(n.ASN), state(up, n.State), text(since),
+			text(n.Received), text(n.Accepted), text(n.Advertised), text(n.Message),
+		)
+	}
+	s.section("BGP sessions", fmt.Sprintf("%d of %d established%s", established, len(sessions), hint(hidden, "those are")),
+		established == len(sessions), t)
+}
+
+func (s *screen) blocks(blocks []Block) {
+	t := table{columns: []column{
+		{title: "CIDR"},
+		{title: "POOL"},
+		{title: "NODE"},
+		{title: "IN USE", number: true},
+		{title: "SIZE", number: true},
+	}}
+	used, total, hidden, ok := int64(0), int64(0), 0, true
+	for _, b := range blocks {
+		allocated := cell{"?", bad}
+		if b.Allocated != nil {
+			allocated = text(*b.Allocated)
+			used += int64(*b.Allocated)
+		}
+		ok = ok && b.Allocated != nil
+		total += b.Size
+		if b.Allocated != nil && !s.all && len(blocks) > maxRows {
+			hidden++
+			continue
+		}
+		t.add(text(b.CIDR), text(b.Pool), text(b.Node), allocated, text(b.Size))
+	}
+	s.section("Blocks", fmt.Sprintf("%d with %d addresses, %d in use%s", len(blocks), total, used, hint(hidden, "reported ones are")),
+		ok, t)
+}
+
+func (s *screen) pools(pools []Pool) {
+	t := table{columns: []column{
+		{title: "NAME"},
+		{title: "CIDR"},
+		{title: "ENCAP"},
+		{title: "NAT"},
+		{title: "BLOCKS", number: true},
+		{title: "IN USE", number: true},
+		{title: "STATUS"},
+	}}
+	ready, ok := 0, true
+	for _, p := range pools {
+		status := state(p.Ready, p.Reason)
+		switch {
+		case p.Ready:
+			ready++
+			status.text = "Ready"
+		case p.Reason == "Disabled":
+			status.paint = faint
+		default:
+			ok = false
+		}
+		nat := "no"
+		if p.NATOutgoing {
+			nat = "yes"
+		}
+		t.add(text(p.Name), text(p.CIDR), text(p.Encapsulation), text(nat), text(orDash(p.Summary)), text(p.Allocated), status)
+	}
+	s.section("Pools", fmt.Sprintf("%d of %d ready", ready, len(pools)), ok, t)
+}
+
+func (s *screen) problems(problems []Problem) {
+	if len(problems) == 0 {
+		s.printf("%s %s\n", state(true, "●").render(s.color), "All is well.")
+		return
+	}
+	t := table{columns: []column{{title: "KIND"}, {title: "NAME"}, {title: "REASON"}, {title: "MESSAGE"}}}
+	for _, p := range problems {
+		t.add(text(p.Kind), text(orDash(p.Name)), cell{p.Reason, bad}, text(p.Message))
+	}
+	s.section("Problems", fmt.Sprint(len(problems)), false, t)
+}
+
+func (s *screen) age(t metav1.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return duration.HumanDuration(max(0, s.now.Sub(t.Time)))
+}
+
+// hint tells of rows that are not shown.
+func hint(hidden int, which string) string {
+	if hidden == 0 {
+		return ""
+	}
+	return " (" + which + " not listed: see --all)"
+}
+
+func number(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprint(n)
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
