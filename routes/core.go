@@ -207,8 +207,6 @@ func (c *core) take(n int) []*entry {
 	return batch
 }
 
-func (c *core) idle() bool { return len(c.urgent) == 0 && len(c.queue) == 0 }
-
 // intern returns the target of a canonical route.
 func (c *core) intern(r Route) *target {
 	c.keyBuf = r.appendKey(c.keyBuf[:0])
@@ -216,7 +214,7 @@ func (c *core) intern(r Route) *target {
 		return t
 	}
 	t := &target{key: string(c.keyBuf), bad: r.check()}
-	t.owned.target = t
+	t.target = t
 	c.targets[t.key] = t
 	if t.bad != nil {
 		return t
@@ -238,7 +236,7 @@ func (c *core) intern(r Route) *target {
 
 func (c *core) newHop(nh NextHop) *hop {
 	h := &hop{NextHop: nh}
-	h.owned.hop = h
+	h.hop = h
 	c.hops[nh] = h
 	if nh.Link != "" {
 		if c.byLink[nh.Link] == nil {
@@ -314,7 +312,7 @@ func (c *core) ingest(s snapshot, plain bool) {
 	}
 	now := c.now()
 	for _, e := range c.entries {
-		if e.err == nil || !e.next.After(now) {
+		if e.err == nil || e.puzzled || !e.next.After(now) {
 			c.enqueue(e)
 		}
 	}
@@ -329,7 +327,7 @@ func (c *core) happened(evs []event) {
 	for _, ev := range evs {
 		if ev.object != nil && ev.del {
 			// Each takes a look at all routes; many are found out cheaper by a snapshot.
-			if lost++; lost > 16 {
+			if lost++; lost*len(c.m.ours) > 500_000 {
 				c.confuse = true
 				continue
 			}
@@ -465,6 +463,7 @@ func (c *core) settle(e *entry, err error) {
 		return
 	}
 	delete(c.failed, e)
+	e.puzzled = false
 	e.succeed()
 	if t != nil {
 		e.counted = class

@@ -3,10 +3,14 @@ package routes
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/godwit-net/godwit/internal/netnstest"
 )
@@ -31,6 +35,8 @@ func TestHeal(t *testing.T) {
 		tb.Set(ClassLearned, rs)
 		syncAll(tb)
 		wait(t, tb, rs...)
+		look := observe(t, ns)
+		before := look()
 		for _, hand := range []string{
 			"ip route del 172.25.0.192/26",
 			"ip route del 172.25.0.130",
@@ -62,17 +68,57 @@ func TestHeal(t *testing.T) {
 				continue
 			}
 			ns.Run("sh", "-c", hand)
-			took := eventually(t, patience, "after "+hand+" all is as desired", func() bool {
-				return show(ns) == tidyAll(node) && !strings.Contains(ns.Run("ip", "nexthop"), "id 5 ")
-			})
-			if took > 100*time.Millisecond {
-				t.Errorf("after %s it took %s", hand, took)
+			took := eventually(t, patience, "after "+hand+" all is as desired", func() bool { return look() == before })
+			if got := show(ns); got != tidyAll(node) {
+				t.Errorf("after %s the kernel has\n%s", hand, got)
 			}
+			slow(t, hand, took)
 		}
 		if got := tb.Status(); len(got.Failed) > 0 || got.Installed[ClassLearned] != len(rs) {
 			t.Errorf("status: %+v", got)
 		}
 	})
+}
+
+// slow complains about a healing that took longer than a person is promised. What
+// the table itself needs is about a millisecond; a busy machine gets the rest.
+func slow(t testing.TB, hand string, took time.Duration) {
+	t.Helper()
+	t.Logf("%6.1f ms after %s", float64(took.Microseconds())/1000, hand)
+	if took > 100*time.Millisecond {
+		t.Errorf("after %s it took %s", hand, took)
+	}
+}
+
+// observe returns what looks at our routes and objects faster than running `ip`
+// would, so that times mean something.
+func observe(t testing.TB, ns *netnstest.NS) func() string {
+	var k *netlinkKernel
+	ns.Do(func() {
+		var err error
+		if k, err = openNetlink(unix.RT_TABLE_MAIN); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Cleanup(func() { _ = k.close() })
+	return func() string {
+		s, err := k.snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lines []string
+		for _, ev := range s.events {
+			if ev.route != nil && ev.route.protocol == Protocol {
+				ev.route.nhid = 0 // which one does not matter
+				lines = append(lines, fmt.Sprintf("%+v", *ev.route))
+			}
+			if ev.object != nil && ev.object.protocol == Protocol {
+				lines = append(lines, fmt.Sprintf("%+v of %d", ev.object.content.path, len(ev.object.content.members)/4))
+			}
+		}
+		slices.Sort(lines)
+		return strings.Join(lines, "\n")
+	}
 }
 
 // TestHealObjects alters each nexthop object by hand.
@@ -83,7 +129,8 @@ func TestHealObjects(t *testing.T) {
 	tb.Set(ClassLearned, rs)
 	syncAll(tb)
 	wait(t, tb, rs...)
-	before := ns.Run("ip", "nexthop")
+	look := observe(t, ns)
+	before := look()
 	for _, hand := range []string{
 		"via 10.211.55.116 dev gw0|ip nexthop del id %",
 		"via 10.211.55.116 dev gw0|ip nexthop replace id % via 10.211.55.9 dev gw0 proto 71",
@@ -102,12 +149,8 @@ func TestHealObjects(t *testing.T) {
 		}
 		cmd = strings.NewReplacer("%", id, "@", member).Replace(cmd)
 		ns.Run("sh", "-c", cmd)
-		took := eventually(t, patience, "after "+cmd+" all is as desired", func() bool {
-			return show(ns) == tidyAll(node) && tidyAll(ns.Run("ip", "nexthop")) == tidyAll(before)
-		})
-		if took > 100*time.Millisecond {
-			t.Errorf("after %s it took %s", cmd, took)
-		}
+		took := eventually(t, patience, "after "+cmd+" all is as desired", func() bool { return look() == before })
+		slow(t, cmd, took)
 	}
 }
 
@@ -164,6 +207,12 @@ func TestLinkComes(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "does not exist") {
 			t.Fatalf("Wait says %v", err)
 		}
+		eventually(t, patience, "the next retry is far away", func() bool {
+			tb.mu.Lock()
+			defer tb.mu.Unlock()
+			return time.Until(tb.core.retryAt) > time.Second
+		})
+		begin := time.Now()
 		for _, l := range []string{"gwpod9", "gw9"} {
 			ns.Run("ip", "link", "add", l, "type", "veth", "peer", "name", strings.Replace(l, "gw", "gwx", 1))
 			ns.Run("ip", "link", "set", strings.Replace(l, "gw", "gwx", 1), "up")
@@ -171,6 +220,9 @@ func TestLinkComes(t *testing.T) {
 		}
 		ns.Run("ip", "addr", "add", "10.213.0.1/24", "dev", "gw9")
 		expect(t, ns, text)
+		if took := time.Since(begin); took > 600*time.Millisecond {
+			t.Errorf("it took %s: a retry made it, not the notification", took)
+		}
 		// The link goes for good and another one of the same name comes.
 		ns.Run("ip", "link", "del", "gwpod9")
 		expect(t, ns, `172.25.0.192/26 via 10.213.0.7 dev gw9`)
@@ -307,10 +359,64 @@ func TestRestart(t *testing.T) {
 	})
 }
 
-// counter counts what is written.
+// TestFailedChangeKeepsTheRoute wants a route changed to what can't be: what was
+// there stays, with the object that nobody else wants any more.
+func TestFailedChangeKeepsTheRoute(t *testing.T) {
+	modes(t, func(t *testing.T, o Options) {
+		ns := cluster(t)
+		tb := start(t, ns, o)
+		syncAll(tb)
+		rs := parse(t, node)
+		tb.Set(ClassLearned, rs)
+		wait(t, tb, rs...)
+		tb.Set(ClassLearned, parse(t, `172.25.0.192/26 dev gwpod9
+			172.25.2.0/26 via 192.0.2.1`))
+		left := `172.25.0.192/26 via 10.211.55.116 dev gw0
+			172.25.2.0/26 nexthop via 10.211.55.117 dev gw0 nexthop via 10.212.0.7 dev gw1`
+		expect(t, ns, left)
+		wait(t, tb, rs[0])
+		tb.Update(ClassPod, parse(t, `blackhole 172.25.9.0/26`), nil) // another round
+		expect(t, ns, left+"\nblackhole 172.25.9.0/26")
+		if got := len(tb.Status().Failed); got != 2 {
+			t.Errorf("%d failures", got)
+		}
+		tb.Set(ClassLearned, nil)
+		expect(t, ns, "blackhole 172.25.9.0/26")
+	})
+}
+
+// TestOwnChangesAreSilent has the kernel not tell us what we did.
+func TestOwnChangesAreSilent(t *testing.T) {
+	ns := cluster(t)
+	watch := &counter{}
+	tb := startOn(t, ns, Options{}, watch.on)
+	syncAll(tb)
+	settle(t, tb)
+	for _, state := range []string{node, states[3], ""} {
+		tb.Set(ClassLearned, parse(t, state))
+		expect(t, ns, state)
+	}
+	if err := tb.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, ev := range watch.news {
+		if ev.link == nil {
+			t.Errorf("told: del=%t %+v %+v", ev.del, ev.route, ev.object)
+		}
+	}
+}
+
+// counter counts what is written, and keeps what is told.
 type counter struct {
 	kernel
 	writes int
+	news   []event
+}
+
+func (c *counter) events() ([]event, error) {
+	evs, err := c.kernel.events()
+	c.news = append(c.news, evs...)
+	return evs, err
 }
 
 func (c *counter) on(k *netlinkKernel) kernel {

@@ -356,7 +356,7 @@ func (m *mirror) applyLink(l link, del bool, eff *effect) {
 			m.others.dropOver(l.index)
 		}
 	}
-	if l.running() && !(known && old.running()) {
+	if l.running() && (!known || !old.running()) {
 		eff.all = true
 	}
 }

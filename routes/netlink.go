@@ -26,10 +26,10 @@ const (
 // netlinkKernel is the real kernel, in the network namespace of the thread that
 // opened it.
 type netlinkKernel struct {
-	table   uint32
-	req     *socket // requests and dumps
-	mon     *socket // notifications, but those of req's own changes
-	events_ []event
+	table uint32
+	req   *socket // requests and dumps
+	mon   *socket // notifications, but those of req's own changes
+	news  []event
 
 	enc encoder
 
@@ -109,26 +109,26 @@ func (k *netlinkKernel) wait(d time.Duration) error {
 }
 
 func (k *netlinkKernel) events() ([]event, error) {
-	k.events_ = k.events_[:0]
+	k.news = k.news[:0]
 	overflow := false
 	for {
 		b, err := k.mon.receive(unix.MSG_DONTWAIT)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			if overflow {
-				return k.events_, errOverflow
+				return k.news, errOverflow
 			}
-			return k.events_, nil
+			return k.news, nil
 		case errors.Is(err, unix.ENOBUFS):
 			overflow = true
 			continue
 		case err != nil:
-			return k.events_, err
+			return k.news, err
 		}
 		err = eachMessage(b, func(h header, payload []byte) error {
 			ev, ok, err := decodeEvent(h, payload)
 			if ok && k.concerns(ev) {
-				k.events_ = append(k.events_, ev)
+				k.news = append(k.news, ev)
 			}
 			return err
 		})

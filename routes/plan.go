@@ -162,6 +162,12 @@ func (c *core) planObject(o *owned, want content, reqs []request) []request {
 			c.m.taken[id] = struct{}{}
 			delete(c.owners, id)
 			o.id = 0
+			if o.tries == 0 { // another id will do, at once
+				o.fail(err, c.now())
+				o.next = time.Time{}
+				c.suspect(o)
+				return
+			}
 		}
 		if err != nil {
 			o.fail(fmt.Errorf("nexthop object %d: %w", id, err), c.now())
@@ -329,6 +335,10 @@ func (c *core) put1(e *entry, have, want value, paths []path, trouble error) req
 		case mode == modeReplace && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH)):
 			c.m.set(e.dst, value{}) // it went without a word
 			c.enqueue(e)
+		case errors.Is(err, unix.EEXIST) && !e.puzzled:
+			// A notification that was older than our own write misled us, or somebody
+			// was faster. The next snapshot tells, and comes at once.
+			e.puzzled, c.confuse = true, true
 		default:
 			c.confuse = c.confuse || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EINVAL)
 			c.settle(e, err)
@@ -358,39 +368,34 @@ func gone(err error) bool {
 	return err == nil || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT)
 }
 
-// planLitter returns what removes unused objects and strays; groups come before
-// their members.
+// planLitter returns what removes unused objects and strays. The members of a
+// group are in use, so that they go after it.
 func (c *core) planLitter() []request {
 	if !c.litter || !c.allSynced() {
 		return nil
 	}
 	c.litter = false
-	var groups, singles []request
+	var reqs []request
 	for id, content := range c.m.objects {
 		if c.owners[id] != nil || c.m.refs[id] > 0 {
 			continue
 		}
-		req := request{mode: modeDelete, object: &kernelObject{id: id}, done: func(err error) {
+		reqs = append(reqs, request{mode: modeDelete, object: &kernelObject{id: id}, done: func(err error) {
 			if gone(err) {
 				c.m.forget(id)
 				c.litter = c.litter || content.group() // its members may be free now
 			}
-		}}
-		if content.group() {
-			groups = append(groups, req)
-		} else {
-			singles = append(singles, req)
-		}
+		}})
 	}
 	for key := range c.m.strays {
 		r := &kernelRoute{dst: key.dst, table: c.m.table, protocol: c.m.protocol, metric: key.metric, tos: key.tos}
-		singles = append(singles, request{mode: modeDelete, route: r, done: func(err error) {
+		reqs = append(reqs, request{mode: modeDelete, route: r, done: func(err error) {
 			if gone(err) {
 				delete(c.m.strays, key)
 			}
 		}})
 	}
-	return append(groups, singles...)
+	return reqs
 }
 
 // ConflictError says that somebody else's route has the place of ours.

@@ -15,6 +15,7 @@ type entry struct {
 	want    [classCount]*target // nil: not wanted
 	counted Class               // the class for which it counts as installed; classCount: none
 	queued  bool
+	puzzled bool // something unknown has its place; the next snapshot tells what
 	attempt
 	healed  time.Time // each time it is put right after somebody else's doing adds healEvery
 	waiters []*waiter

@@ -1,6 +1,7 @@
 package routes
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"net/netip"
@@ -125,8 +126,7 @@ func TestWireMalformed(t *testing.T) {
 func TestAnswer(t *testing.T) {
 	var e encoder
 	e.begin(unix.NLMSG_ERROR, unix.NLM_F_CAPPED|unix.NLM_F_ACK_TLVS, 3)
-	errno := int32(-int32(unix.EINVAL))
-	e.b = append(e.b, byte(errno), byte(errno>>8), byte(errno>>16), byte(errno>>24))
+	e.b = binary.NativeEndian.AppendUint32(e.b, ^uint32(unix.EINVAL)+1)
 	e.b = append(e.b, make([]byte, sizeofHeader)...)
 	e.attr(unix.NLMSGERR_ATTR_MSG, []byte("Nexthop id does not exist\x00"))
 	e.end()
