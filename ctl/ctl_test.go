@@ -191,10 +191,16 @@ func TestErrors(t *testing.T) {
 			"error: reach the API server (see --kubeconfig, --context and --server): " +
 				"failed to get server groups: Get \"http://127.0.0.1:1/api?timeout=15s\": dial tcp 127.0.0.1:1: connect: connection refused\n", 1,
 		},
-		{"no CRDs", failing(noMatch, &v1alpha1.NodeNetworkList{}), []string{"status"},
-			"error: this cluster does not know Godwit's kinds (apply config/crd first): " + noMatch.Error() + "\n", 1},
-		{"may not list blocks", failing(apierrors.NewForbidden(schema.GroupResource{Group: "godwit.dev", Resource: "ipblocks"}, "", errors.New("no")), &v1alpha1.IPBlockList{}),
-			[]string{"status"}, "error: ipblocks.godwit.dev is forbidden: no\n", 1},
+		{
+			"no CRDs", failing(noMatch, &v1alpha1.NodeNetworkList{}),
+			[]string{"status"},
+			"error: this cluster does not know Godwit's kinds (apply config/crd first): " + noMatch.Error() + "\n", 1,
+		},
+		{
+			"may not list blocks", failing(apierrors.NewForbidden(schema.GroupResource{Group: "godwit.dev", Resource: "ipblocks"}, "", errors.New("no")), &v1alpha1.IPBlockList{}),
+			[]string{"status"},
+			"error: ipblocks.godwit.dev is forbidden: no\n", 1,
+		},
 		{"may not list nodes", failing(apierrors.NewForbidden(nodes, "", errors.New("no")), &corev1.NodeList{}), []string{"status"}, "", 0},
 	}
 	for _, tt := range tests {
