@@ -1,7 +1,6 @@
 package gobgp
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -119,7 +118,7 @@ func (s *Speaker) markForEvaluation(c bgp.Config, want map[netip.Addr]bgp.Peer, 
 			p.Kind != was.Kind,
 			p.Kind == bgp.PeerNode && blocks,
 			p.Kind == bgp.PeerExternal && !slices.Equal(p.Import, was.Import):
-			s.applied.resoften[addr] = true
+			s.applied.stale[addr] = true
 		}
 	}
 }
@@ -151,7 +150,7 @@ func (s *Speaker) addPeer(ctx context.Context, c bgp.Config, p bgp.Peer) error {
 }
 
 func (s *Speaker) removePeer(ctx context.Context, p bgp.Peer) error {
-	delete(s.applied.resoften, p.Address)
+	delete(s.applied.stale, p.Address)
 	if p.Password != "" {
 		// GoBGP forgets to take the key from its listening socket when a peer is
 		// deleted, but not when it is updated.
@@ -174,7 +173,7 @@ func (s *Speaker) removePeer(ctx context.Context, p bgp.Peer) error {
 // evaluateAnew has the import policy look again at the routes of marked peers.
 func (s *Speaker) evaluateAnew(ctx context.Context) error {
 	var errs []error
-	for _, addr := range sortedKeys(s.applied.resoften) {
+	for _, addr := range sortedKeys(s.applied.stale) {
 		err := s.server.ResetPeer(ctx, &api.ResetPeerRequest{
 			Address: addr.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_IN,
 		})
@@ -182,7 +181,7 @@ func (s *Speaker) evaluateAnew(ctx context.Context) error {
 			errs = append(errs, &bgp.PeerError{Peer: s.applied.peers[addr].Name, Err: err})
 			continue
 		}
-		delete(s.applied.resoften, addr)
+		delete(s.applied.stale, addr)
 		s.book.policyChanged(addr)
 	}
 	return errors.Join(errs...)
@@ -203,6 +202,6 @@ func sortedKeys[V any](m map[netip.Addr]V) []netip.Addr {
 	for k := range m {
 		keys = append(keys, k)
 	}
-	slices.SortFunc(keys, func(a, b netip.Addr) int { return cmp.Compare(a.Compare(b), 0) })
+	slices.SortFunc(keys, netip.Addr.Compare)
 	return keys
 }

@@ -80,3 +80,34 @@ func learnOnce(b *testing.B, messages []byte, prefixes int) time.Duration {
 	r.breakOff()
 	return took
 }
+
+// BenchmarkSetOnePeerOfHundred measures a change of one peer among a hundred
+// that do not answer.
+func BenchmarkSetOnePeerOfHundred(b *testing.B) {
+	sp := start(b, Options{Sink: newSink()})
+	c := baseConfig(b)
+	for i := range 100 {
+		c.Peers = append(c.Peers, nodePeer(fmt.Sprintf("127.0.1.%d", i+1), 1))
+	}
+	set(b, sp, c)
+	for n := 0; b.Loop(); n++ {
+		c.Peers = append([]bgp.Peer{}, c.Peers...)
+		c.Peers[50].Hold = time.Duration(30+n%30) * time.Second
+		set(b, sp, c)
+	}
+}
+
+// BenchmarkSessions measures the report over a hundred peers.
+func BenchmarkSessions(b *testing.B) {
+	sp := start(b, Options{Sink: newSink()})
+	c := baseConfig(b)
+	for i := range 100 {
+		c.Peers = append(c.Peers, nodePeer(fmt.Sprintf("127.0.1.%d", i+1), 1))
+	}
+	set(b, sp, c)
+	for b.Loop() {
+		if _, err := sp.Sessions(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -206,12 +205,15 @@ func (b *testbed) waitOwn(t *testing.T, own ...string) {
 	}
 }
 
-var learnedOfAll = []string{
-	"10.9.0.0/24 via 10.0.1.2 10.0.2.2",
-	"10.9.1.0/24 via 10.0.1.2",
-	"10.9.2.0/24 via 10.0.2.2",
-	"172.25.3.64/26 via 10.0.3.2",
-	"172.25.4.64/26 via 10.0.4.2",
+// learnedOfAll is what the node takes of all that the routers announce.
+func learnedOfAll() []string {
+	return []string{
+		"10.9.0.0/24 via 10.0.1.2 10.0.2.2",
+		"10.9.1.0/24 via 10.0.1.2",
+		"10.9.2.0/24 via 10.0.2.2",
+		"172.25.3.64/26 via 10.0.3.2",
+		"172.25.4.64/26 via 10.0.4.2",
+	}
 }
 
 func TestInteroperatesWithBIRDAndFRR(t *testing.T) {
@@ -219,7 +221,7 @@ func TestInteroperatesWithBIRDAndFRR(t *testing.T) {
 	sp := startChild(t, b.node.Name, false)
 	began := time.Now()
 	set(t, sp, b.config)
-	sp.sink.waitRoutes(t, slices.Clone(learnedOfAll)...)
+	sp.sink.waitRoutes(t, learnedOfAll()...)
 	t.Logf("all learned after %v", time.Since(began).Round(time.Millisecond))
 	sp.sink.wait(t, "in sync", func() bool { return sp.sink.synced == 1 })
 	b.waitOwn(t, "172.25.0.128/26", "172.25.1.0/26")
@@ -259,7 +261,7 @@ func TestRoutersKeepRoutesOverAKill(t *testing.T) {
 	b := newTestbed(t)
 	sp := startChild(t, b.node.Name, false)
 	set(t, sp, b.config)
-	sp.sink.waitRoutes(t, slices.Clone(learnedOfAll)...)
+	sp.sink.waitRoutes(t, learnedOfAll()...)
 	b.waitOwn(t, "172.25.0.128/26", "172.25.1.0/26")
 	watches := b.watchKernels(t)
 
@@ -278,7 +280,7 @@ func TestRoutersKeepRoutesOverAKill(t *testing.T) {
 		set(t, sp, b.config)
 		sp.sink.wait(t, "in sync", func() bool { return sp.sink.synced == 1 })
 		t.Logf("in sync %v after the restart", time.Since(began).Round(time.Millisecond))
-		sp.sink.waitRoutes(t, slices.Clone(learnedOfAll)...)
+		sp.sink.waitRoutes(t, learnedOfAll()...)
 		b.waitOwn(t, "172.25.0.128/26", "172.25.1.0/26")
 		eventually(t, func() string { return b.stale(t) })
 	}

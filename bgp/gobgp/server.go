@@ -65,7 +65,7 @@ func startServer(ctx context.Context, c bgp.Config, b *book, l *learned, log *sl
 		s.abandon()
 		return nil, fmt.Errorf("set the BGP policy: %w", err)
 	}
-	watchCtx, cancel := context.WithCancel(context.Background())
+	watchCtx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it lasts as long as the server
 	s.stopWatch = cancel
 	epoch := l.newEpoch()
 	err := s.WatchEvent(watchCtx, gobgp.WatchEventMessageCallbacks{
@@ -100,8 +100,8 @@ func (s *server) abandon() {
 const flushTimeout = 500 * time.Millisecond
 
 // stop ends the server. After it no goroutine of the sessions runs.
-func (s *server) stop(mode bgp.StopMode, announcing bool) error {
-	ctx := context.Background() // a stop is not given up half-way; it is short
+func (s *server) stop(ctx context.Context, mode bgp.StopMode, announcing bool) error {
+	ctx = context.WithoutCancel(ctx) // a stop is not given up half-way; it is short
 	if mode == bgp.StopLeave && announcing {
 		s.withdrawAll(ctx)
 	}

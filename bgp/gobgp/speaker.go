@@ -64,7 +64,7 @@ type applied struct {
 	peers     map[netip.Addr]bgp.Peer
 	advertise map[netip.Prefix]bool
 	policy    *policy
-	resoften  map[netip.Addr]bool // peers whose routes must be evaluated anew
+	stale     map[netip.Addr]bool // peers whose routes the policy must look at anew
 }
 
 var _ bgp.Speaker = (*Speaker)(nil)
@@ -111,7 +111,9 @@ func (s *Speaker) Set(ctx context.Context, c bgp.Config) error {
 
 	if s.server != nil && s.server.identity != identityOf(c) {
 		s.log.Info("restarting the BGP server: its AS number, router id, port or listen addresses changed")
-		s.stopServer(bgp.StopLeave)
+		if err := s.stopServer(ctx, bgp.StopLeave); err != nil {
+			s.log.Warn("the former BGP server did not stop as it should", "error", err)
+		}
 	}
 	if s.server == nil {
 		if err := s.startServer(ctx, c); err != nil {
@@ -146,7 +148,7 @@ func (s *Speaker) withFormer(usable, wanted []bgp.Peer) []bgp.Peer {
 
 // Stop implements bgp.Speaker. The Sink is told nothing of what the stop does
 // to routes: whether they stay is the caller's decision.
-func (s *Speaker) Stop(_ context.Context, mode bgp.StopMode) error {
+func (s *Speaker) Stop(ctx context.Context, mode bgp.StopMode) error {
 	s.limits.stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,7 +158,7 @@ func (s *Speaker) Stop(_ context.Context, mode bgp.StopMode) error {
 	s.stopped = true
 	s.learned.stop()
 	if s.server != nil {
-		return s.stopServer(mode)
+		return s.stopServer(ctx, mode)
 	}
 	return nil
 }
@@ -170,13 +172,13 @@ func (s *Speaker) startServer(ctx context.Context, c bgp.Config) error {
 	s.applied = applied{
 		peers:     make(map[netip.Addr]bgp.Peer),
 		advertise: make(map[netip.Prefix]bool),
-		resoften:  make(map[netip.Addr]bool),
+		stale:     make(map[netip.Addr]bool),
 	}
 	return nil
 }
 
-func (s *Speaker) stopServer(mode bgp.StopMode) error {
-	err := s.server.stop(mode, len(s.applied.advertise) > 0)
+func (s *Speaker) stopServer(ctx context.Context, mode bgp.StopMode) error {
+	err := s.server.stop(ctx, mode, len(s.applied.advertise) > 0)
 	s.server = nil
 	s.learned.forget()
 	s.book.forget()
