@@ -202,7 +202,7 @@ func (n *Node) record(r Request, picks []pick) ([]Record, error) {
 		rec := Record{Address: p.addr, Pool: p.pool, Owner: r.Owner, Pod: r.Pod}
 		if err := n.dir.create(rec); err != nil {
 			if _, rerr := n.release(r.Owner); rerr != nil {
-				return nil, fmt.Errorf("half of an allocation stays on record: %w; after: %v", rerr, err)
+				return nil, fmt.Errorf("half of an allocation stays on record: %w", errors.Join(rerr, err))
 			}
 			if errors.Is(err, fs.ErrExist) {
 				n.noteForeign(p)

@@ -236,9 +236,8 @@ func (n *Node) addBlock(b Block, confirmed bool) bool {
 	slices.SortFunc(nb.freed, func(a, b released) int { return cmp.Compare(a.seq, b.seq) })
 	n.blocks[b.CIDR] = nb
 	n.applyPool(nb)
-	of := append(n.byPool[b.Pool], nb)
-	slices.SortFunc(of, func(a, b *block) int { return comparePrefixes(a.CIDR, b.CIDR) })
-	n.byPool[b.Pool] = of
+	n.byPool[b.Pool] = append(n.byPool[b.Pool], nb)
+	slices.SortFunc(n.byPool[b.Pool], func(a, b *block) int { return comparePrefixes(a.CIDR, b.CIDR) })
 	return true
 }
 
@@ -372,9 +371,8 @@ func (n *Node) use(r Record, b *block) {
 
 func (n *Node) note(r Record) {
 	n.records[r.Address] = r
-	of := append(n.owners[r.Owner], r.Address)
-	slices.SortFunc(of, netip.Addr.Compare) // IPv4 first
-	n.owners[r.Owner] = of
+	n.owners[r.Owner] = append(n.owners[r.Owner], r.Address)
+	slices.SortFunc(n.owners[r.Owner], netip.Addr.Compare) // IPv4 first
 }
 
 // Release takes back all addresses of an owner, and no other, and returns their

@@ -459,3 +459,23 @@ func TestSignals(t *testing.T) {
 		}
 	}
 }
+
+func TestReuseIsFIFOAcrossBlocks(t *testing.T) {
+	b := newBed(t, pool("a", "10.0.0.0/29", 30))
+	for i := range 8 {
+		b.mustAdd(fmt.Sprint("c", i), "a")
+	}
+	byAddress := map[string]string{}
+	for _, r := range b.Records() {
+		byAddress[r.Address.String()] = r.Owner.ContainerID
+	}
+	order := []string{"10.0.0.6", "10.0.0.1", "10.0.0.4", "10.0.0.0", "10.0.0.7"}
+	for _, a := range order {
+		b.del(byAddress[a])
+	}
+	for _, want := range order {
+		if got := b.mustAdd("d-"+want, "a"); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}

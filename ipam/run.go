@@ -48,7 +48,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}()
 	backoff := time.Duration(0)
 	for ctx.Err() == nil {
-		pause := forever
+		var pause time.Duration
 		if err := n.learnIn(ctx); err != nil {
 			backoff = grow(backoff, storeBackoffMin, storeBackoffMax)
 			pause = backoff
