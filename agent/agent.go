@@ -279,7 +279,7 @@ func (a *Agent) podMTU() int {
 
 // report writes the node's status, as long as ctx lasts.
 func (a *Agent) report(ctx context.Context) {
-	w := statusWriter{client: a.o.Client, node: a.o.Node}
+	w := newStatusWriter(a.o.Client, a.o.Node)
 	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
 	var failed string

@@ -237,7 +237,7 @@ func testStatusWriter(t *testing.T, c client.Client) {
 	if err := c.Create(ctx, &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}); err != nil {
 		t.Fatal(err)
 	}
-	w := statusWriter{client: c, node: "n1"}
+	w := newStatusWriter(c, "n1")
 	start := time.Now()
 	o := &observation{
 		generation: 1, version: "v1",
@@ -289,20 +289,27 @@ func testStatusWriter(t *testing.T, c client.Client) {
 	}
 	step(time.Second) // nothing new
 	get(false)
-	o.blocks[0].Allocated = 2
-	step(2 * time.Second) // a figure alone waits
+	for i := range countBurst { // a few changes of a figure are written at once
+		o.blocks[0].Allocated++
+		step(2 * time.Second)
+		if s := get(true); s.Blocks[0].Allocated != int32(i+2) {
+			t.Errorf("allocated %d, want %d", s.Blocks[0].Allocated, i+2)
+		}
+	}
+	o.blocks[0].Allocated = 40
+	step(3 * time.Second) // then they wait
 	get(false)
-	step(countInterval + time.Second)
-	if s := get(true); s.Blocks[0].Allocated != 2 {
-		t.Errorf("allocated %d, want 2", s.Blocks[0].Allocated)
+	step(countInterval + 3*time.Second)
+	if s := get(true); s.Blocks[0].Allocated != 40 {
+		t.Errorf("allocated %d, want 40", s.Blocks[0].Allocated)
 	}
 	o.sessions[1].State, o.sessions[1].Message = bgp.StateEstablished, ""
-	step(countInterval + 2*time.Second) // what matters is written at once
+	step(countInterval + 4*time.Second) // what matters is written at once
 	if s := get(true); s.Summary.Sessions != "2/2" {
 		t.Errorf("sessions %s, want 2/2", s.Summary.Sessions)
 	}
 	o.sessions, o.routes = nil, routes.Status{}
-	step(countInterval + 3*time.Second) // what is gone is gone
+	step(countInterval + 5*time.Second) // what is gone is gone
 	if s := get(true); len(s.Sessions) != 0 || len(s.FailedRoutes) != 0 {
 		t.Errorf("sessions %v and failed routes %v are left", s.Sessions, s.FailedRoutes)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -23,7 +24,8 @@ import (
 
 const (
 	statusInterval = time.Second      // how often the node is looked at
-	countInterval  = 10 * time.Second // how often mere figures are written
+	countInterval  = 10 * time.Second // how often mere figures are written, in the long run
+	countBurst     = 3                // how many such writes may come one upon the other
 	maxFailed      = 16               // failed routes in a status
 )
 
@@ -142,7 +144,11 @@ type statusWriter struct {
 	client  client.Client
 	node    string
 	written v1alpha1.NodeNetworkStatus
-	at      time.Time // of the last write
+	counts  *rate.Limiter // of writes that change figures alone
+}
+
+func newStatusWriter(c client.Client, node string) *statusWriter {
+	return &statusWriter{client: c, node: node, counts: rate.NewLimiter(rate.Every(countInterval), countBurst)}
 }
 
 func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time) error {
@@ -150,7 +156,7 @@ func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time)
 	if reflect.DeepEqual(s, w.written) {
 		return nil
 	}
-	if now.Sub(w.at) < countInterval && reflect.DeepEqual(withoutCounts(&s), withoutCounts(&w.written)) {
+	if reflect.DeepEqual(withoutCounts(&s), withoutCounts(&w.written)) && !w.counts.AllowN(now, 1) {
 		return nil
 	}
 	// "add" replaces what is there: the status is the agent's as a whole.
@@ -162,7 +168,7 @@ func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time)
 	if err := w.client.Status().Patch(ctx, obj, client.RawPatch(types.JSONPatchType, patch)); err != nil {
 		return fmt.Errorf("write status: %w", err)
 	}
-	w.written, w.at = s, now
+	w.written = s
 	return nil
 }
 
