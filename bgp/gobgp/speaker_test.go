@@ -259,3 +259,24 @@ func (g *gatedSink) Learned(changed []bgp.Route, gone []netip.Prefix) {
 	<-g.gate
 	g.sink.Learned(changed, gone)
 }
+
+// Someone who announces our block, or a part of it, with a higher preference
+// must not keep us from announcing it, nor draw our pods away.
+func TestOwnPrefixesAreOurs(t *testing.T) {
+	s := newSink()
+	sp := start(t, Options{Sink: s})
+	c := baseConfig(t)
+	c.Blocks = []bgp.Range{{CIDR: pfx("172.25.0.0/16"), MinLength: 26, MaxLength: 28}}
+	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1), nodePeer("127.0.0.3", 1)}
+	set(t, sp, c)
+	thief := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
+	friend := newPeerAt(t, speakerAddr(c), internal("127.0.0.3"))
+	thief.connect()
+	friend.connect()
+	thief.announce(sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 5000}, "172.25.3.0/26", "172.25.3.16/28", "172.25.4.0/26")
+	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2", "172.25.3.16/28 via 127.0.0.2", "172.25.4.0/26 via 127.0.0.2")
+	c.Advertise = append(slices.Clone(c.Advertise), pfx("172.25.3.0/26"))
+	set(t, sp, c)
+	s.waitRoutes(t, "172.25.4.0/26 via 127.0.0.2")
+	friend.waitRoutes(map[string]string{"172.25.0.128/26": "127.0.0.1", "172.25.3.0/26": "127.0.0.1"})
+}
