@@ -194,6 +194,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("listen for the CNI plugin: %w", err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
+	leave := context.WithoutCancel(ctx)
 	g.Go(func() error { return a.table.Run(ctx) })
 	g.Go(func() error { return a.server.Serve(ctx, listener) })
 	g.Go(func() error { a.watchPlan(ctx); return nil })
@@ -204,11 +205,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.loop(ctx, g, socket)
 	})
 	err = g.Wait()
-	return errors.Join(err, a.stop())
+	return errors.Join(err, a.stop(leave))
 }
 
-func (a *Agent) stop() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+func (a *Agent) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	return errors.Join(
 		a.speaker.Stop(ctx, bgp.StopRestart),

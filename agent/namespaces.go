@@ -48,7 +48,7 @@ func (n *namespaces) get(ctx context.Context, name string) (labels.Set, error) {
 	var ns corev1.Namespace
 	if err := n.client.Get(ctx, client.ObjectKey{Name: name}, &ns); err != nil {
 		if ok {
-			return known.set, nil //nolint:nilerr // the last known labels serve while the API server is away
+			return known.set, nil // serves while the API server is away
 		}
 		return nil, fmt.Errorf("read the labels of namespace %s, which the pools' namespace selectors need: %w", name, err)
 	}
