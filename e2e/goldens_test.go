@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,10 +37,10 @@ func testGoldens(t *testing.T, l *lab.Lab) {
 	}
 }
 
-// golden compares text with a file, after taking out what differs from run to
-// run: names of veths, identifiers of nexthops, times and table versions.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
+// normalise takes out of text what differs from run to run: names of veths,
+// identifiers of nexthops, the order of equal-cost ways, times and versions of
+// tables.
+func normalise(text string) string {
 	for _, r := range []struct{ find, put string }{
 		{`\bgw[0-9a-f]{8,13}\b`, "VETH"},
 		{` nhid \d+`, ""},
@@ -48,9 +49,20 @@ func golden(t *testing.T, name, got string) {
 		{`table version is \d+`, "table version is N"},
 		{`[ \t]+(\n|$)`, "$1"},
 	} {
-		got = regexp.MustCompile(r.find).ReplaceAllString(got, r.put)
+		text = regexp.MustCompile(r.find).ReplaceAllString(text, r.put)
 	}
-	got = strings.TrimLeft(got, "\n")
+	text = regexp.MustCompile(`(?m)(^\tnexthop .*\n)+`).ReplaceAllStringFunc(text, func(ways string) string {
+		lines := slices.Collect(strings.Lines(ways))
+		slices.Sort(lines)
+		return strings.Join(lines, "")
+	})
+	return strings.TrimLeft(text, "\n")
+}
+
+// golden compares text with a file.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	got = normalise(got)
 	file := filepath.Join("testdata", name)
 	if *update {
 		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {

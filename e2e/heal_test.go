@@ -16,10 +16,10 @@ import (
 // healLimit is how soon a route of ours is back.
 const healLimit = 100 * time.Millisecond
 
-// ours is a node's routes that are Godwit's, without nexthops' identifiers.
+// ours is a node's routes that are Godwit's.
 func ours(t *testing.T, l *lab.Lab, node string) string {
 	t.Helper()
-	return regexp.MustCompile(` nhid \d+`).ReplaceAllString(run(t, l, node, "ip -4 route show proto 71"), "")
+	return normalise(run(t, l, node, "ip -4 route show proto 71"))
 }
 
 func testRoutesHeal(t *testing.T, l *lab.Lab) {
@@ -40,7 +40,7 @@ func testRoutesHeal(t *testing.T, l *lab.Lab) {
 		{"own block's route altered", "ip route replace unreachable 172.25.0.128/26 proto 71"},
 		{"equal-cost route loses a way", "ip route replace 192.168.200.0/24 via 10.211.55.2 dev eth0 proto 71"},
 		{"nexthop deleted", "ip nexthop del id " + group[1]},
-		{"everything flushed", "ip route flush proto 71"},
+		{"all nexthops flushed", "ip nexthop flush proto 71"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			run(t, l, "n1", tt.command)
@@ -81,7 +81,7 @@ func testForeignRoutesStay(t *testing.T, l *lab.Lab) {
 	// A route of ours that nobody wants is swept, in contrast.
 	run(t, l, "n1", "ip route add 172.25.96.0/26 via 10.211.55.117 dev eth0 proto 71")
 	eventually(t, healLimit, "stray route of ours is gone", contains(l, "n1", "ip -4 route", "172.25.96.0/26", false))
-	run(t, l, "n1", "ip route flush proto 71")
+	run(t, l, "n1", "ip nexthop flush proto 71")
 
 	stay := func() error {
 		out := run(t, l, "n1", "ip -4 route")
@@ -99,13 +99,11 @@ func testForeignRoutesStay(t *testing.T, l *lab.Lab) {
 	if err := l.Group.Stop(ctx, lab.AgentProcess("n1")); err != nil {
 		t.Fatal(err)
 	}
+	started := time.Now()
 	if err := l.StartAgent(ctx, "n1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.WaitAgentReady(ctx, "n1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.WaitEstablished(ctx); err != nil {
+	if err := l.WaitRestarted(ctx, "n1", started); err != nil {
 		t.Fatal(err)
 	}
 	if err := stay(); err != nil {
@@ -123,13 +121,13 @@ func testLinkFlap(t *testing.T, l *lab.Lab) {
 		return nil
 	}
 	t.Run("uplink", func(t *testing.T) {
+		// The default route is the lab's, not ours to heal.
+		defer func() { run(t, l, "n1", "ip route replace default via "+l.Top.GatewayAddr.Addr().String()) }()
 		run(t, l, "n1", "ip link set eth0 down")
 		eventually(t, time.Second, "routes are gone", contains(l, "n1", "ip -4 route", "172.25.0.192/26", false))
 		run(t, l, "n1", "ip link set eth0 up")
 		took := eventually(t, time.Second, "routes as before", same)
 		t.Logf("back %v after the link", took)
-		// The default route is the lab's, not ours to heal.
-		run(t, l, "n1", "ip route add default via "+l.Top.GatewayAddr.Addr().String())
 		if err := stillTalks(t, l); err != nil {
 			t.Errorf("after a flap of the link: %v", err)
 		}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -76,17 +77,24 @@ func testECMP(t *testing.T, l *lab.Lab) {
 	}
 	tor1, tor2 := l.Top.ToRs[0].Address.Addr().String(), l.Top.ToRs[1].Address.Addr().String()
 	eventually(t, 10*time.Second, "two ways", ways(tor1, tor2))
+	t.Cleanup(func() {
+		for _, r := range l.Routers {
+			if err := r.Sessions(context.WithoutCancel(ctx), true); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	for i, left := range []string{tor2, tor1} {
-		if err := l.Routers[i].Stop(ctx); err != nil {
+		if err := l.Routers[i].Sessions(ctx, false); err != nil {
 			t.Fatal(err)
 		}
-		took := eventually(t, 10*time.Second, "one way", ways(left))
-		t.Logf("%s stopped: its ways are gone after %v", l.Top.ToRs[i].Name, took)
-		if err := l.Routers[i].Start(ctx); err != nil {
+		took := eventually(t, 5*time.Second, "one way", ways(left))
+		t.Logf("%s shut down: its ways are gone after %v", l.Top.ToRs[i].Name, took)
+		if err := l.Routers[i].Sessions(ctx, true); err != nil {
 			t.Fatal(err)
 		}
 		took = eventually(t, 40*time.Second, "two ways again", ways(tor1, tor2))
-		t.Logf("%s started: its ways are back after %v", l.Top.ToRs[i].Name, took)
+		t.Logf("%s back: its ways are back after %v", l.Top.ToRs[i].Name, took)
 	}
 	if err := l.WaitEstablished(ctx); err != nil {
 		t.Error(err)

@@ -94,6 +94,36 @@ func (l *Lab) CheckEstablished(ctx context.Context) error {
 	return nil
 }
 
+// WaitRestarted waits until the agent of a node that was started at a time
+// takes pods and has every session established again. What was reported before
+// does not count.
+func (l *Lab) WaitRestarted(ctx context.Context, node string, started time.Time) error {
+	if err := l.WaitAgentReady(ctx, node); err != nil {
+		return err
+	}
+	return l.poll(ctx, time.Minute, "sessions of "+node+" after its restart", func(ctx context.Context) error {
+		api, err := l.API()
+		if err != nil {
+			return err
+		}
+		var nn v1alpha1.NodeNetwork
+		if err := api.Get(ctx, client.ObjectKey{Name: node}, &nn); err != nil {
+			return err
+		}
+		fresh := 0
+		for _, s := range nn.Status.Sessions {
+			// Times in the API are whole seconds.
+			if s.State == "Established" && s.Since != nil && !s.Since.Time.Before(started.Truncate(time.Second)) {
+				fresh++
+			}
+		}
+		if want := len(l.sessionsOf(node)); fresh != want {
+			return fmt.Errorf("%d of %d sessions", fresh, want)
+		}
+		return nil
+	})
+}
+
 // sessionsOf names the sessions that a node is to have.
 func (l *Lab) sessionsOf(node string) []string {
 	var names []string
@@ -130,6 +160,27 @@ func (l *Lab) checkConverged(ctx context.Context) error {
 	}
 	if len(missing) > 0 {
 		return errors.New(strings.Join(missing, "; "))
+	}
+	return l.checkReported(ctx)
+}
+
+// checkReported tells whether the nodes have reported their pods, which they do
+// a moment after they attached them.
+func (l *Lab) checkReported(ctx context.Context) error {
+	api, err := l.API()
+	if err != nil {
+		return err
+	}
+	var list v1alpha1.NodeNetworkList
+	if err := api.List(ctx, &list); err != nil {
+		return err
+	}
+	reported, want := 0, len(l.Pods())
+	for _, nn := range list.Items {
+		reported += int(nn.Status.Summary.Pods)
+	}
+	if reported != want {
+		return fmt.Errorf("the nodes report %d pods of %d", reported, want)
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -87,7 +88,7 @@ func Open(c Config) (*Lab, error) {
 	for i, t := range l.Top.ToRs {
 		rc := router.Config{
 			Name: t.Name, Netns: l.Top.Namespace(t.Name), Dir: l.path(t.Name),
-			Address: t.Address.Addr(), ASN: t.ASN, PeerASN: l.Top.NodeASN, Password: Password(t.Name), Pool: l.Top.Pool,
+			Address: t.Address.Addr(), ASN: t.ASN, PeerASN: l.Top.NodeASN, Password: t.Password, Pool: l.Top.Pool,
 			Announce:      []netip.Prefix{t.Hosts.Masked(), t.Shared.Masked()},
 			AnnounceLinks: []string{"hosts", "shared"},
 		}
@@ -102,9 +103,6 @@ func Open(c Config) (*Lab, error) {
 	}
 	return l, l.loadPods()
 }
-
-// Password is the TCP MD5 password of the sessions with a router.
-func Password(tor string) string { return "lab-" + tor + "-sesame" }
 
 func (l *Lab) path(elem ...string) string {
 	return filepath.Join(append([]string{l.Dir}, elem...)...)
@@ -147,6 +145,16 @@ func (l *Lab) IsUp() bool {
 	}
 	names, _ := l.Top.Namespaces()
 	return len(names) > 0
+}
+
+// Lock keeps others from building or ending the same lab until it is released.
+// It leaves no file, and goes with its holder.
+func (l *Lab) Lock() (release func(), err error) {
+	s, err := net.Listen("unix", "@godwit-lab:"+l.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("another `lab up` or `lab down` is at work on the lab in %s: wait for it, or end it (%w)", l.Dir, err)
+	}
+	return func() { _ = s.Close() }, nil
 }
 
 // Up builds the lab and returns when all sessions are established and all

@@ -133,14 +133,16 @@ func (l *Lab) godwitObjects() []client.Object {
 		},
 	}
 	for _, t := range l.Top.ToRs {
-		objects = append(objects, &v1alpha1.BGPPeer{
+		peer := &v1alpha1.BGPPeer{
 			ObjectMeta: named(t.Name),
 			Spec: v1alpha1.BGPPeerSpec{
-				PeerAddress: t.Address.Addr().String(), PeerASN: int64(t.ASN),
-				PasswordSecretRef: &v1alpha1.SecretKeyRef{Name: passwordSecret, Key: t.Name},
-				ImportFilters:     []string{hostFilter},
+				PeerAddress: t.Address.Addr().String(), PeerASN: int64(t.ASN), ImportFilters: []string{hostFilter},
 			},
-		})
+		}
+		if t.Password != "" {
+			peer.Spec.PasswordSecretRef = &v1alpha1.SecretKeyRef{Name: passwordSecret, Key: t.Name}
+		}
+		objects = append(objects, peer)
 	}
 	// Blocks may be assigned before a node asks for one. Here they are, so that every
 	// lab has the same addresses.
@@ -161,14 +163,16 @@ func Block(node string, cidr netip.Prefix) *v1alpha1.IPBlock {
 	}
 }
 
-// passwords is the Secret with the password of every router's sessions.
+// passwords is the Secret with the passwords of the routers' sessions.
 func (l *Lab) passwords() *corev1.Secret {
 	s := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: passwordSecret, Namespace: SystemNamespace},
 		StringData: map[string]string{},
 	}
 	for _, t := range l.Top.ToRs {
-		s.StringData[t.Name] = Password(t.Name)
+		if t.Password != "" {
+			s.StringData[t.Name] = t.Password
+		}
 	}
 	return s
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 
 	"github.com/godwit-net/godwit/e2e/namespace"
@@ -78,21 +77,24 @@ func (l *Lab) Status(ctx context.Context) (string, error) {
 
 // picture draws the lab.
 func (l *Lab) picture() string {
-	host := func(i int) netip.Addr { return l.Top.Hosts[i].Address.Addr() }
+	host := func(i int) string {
+		h := l.Top.Hosts[i]
+		return fmt.Sprintf("%s %s", h.Name, h.Address.Addr())
+	}
 	tor := func(i int) string {
-		return fmt.Sprintf("%s AS %d %s", l.Top.ToRs[i].Address.Addr(), l.Top.ToRs[i].ASN, []string{"BIRD", "FRR"}[i%2])
+		t := l.Top.ToRs[i]
+		return fmt.Sprintf("%s %s · AS %d · %s", t.Name, t.Address.Addr(), t.ASN, []string{"BIRD", "FRR"}[i%2])
 	}
 	node := func(i int) string {
 		n := l.Top.Nodes[i]
-		return fmt.Sprintf("%s %-14s pods %s", n.Name, n.Address.Addr(), n.Block)
+		return fmt.Sprintf("%s %-13s · AS %d · pods %s", n.Name, n.Address.Addr(), l.Top.NodeASN, n.Block)
 	}
-	return fmt.Sprintf(`
-host1 %-15s ── tor1 %-26s ─┐        ┌─ %s
-                         ┌┘                                │        │
-host3 %-15s ──┤                                 ├────────┼─ %s
-                         └┐                                │        │
-host2 %-15s ── tor2 %-26s ─┘        └─ %s
-`, host(0), tor(0), node(0), host(2), node(1), host(1), tor(1), node(2))[1:]
+	return fmt.Sprintf(`%-20s ─── %-34s ─┐   ┌─ %s
+                     ┌──┘                                  │   │
+%-20s ┤                                     ├───┼─ %s
+                     └──┐                                  │   │
+%-20s ─── %-34s ─┘   └─ %s`,
+		host(0), tor(0), node(0), host(2), node(1), host(1), tor(1), node(2))
 }
 
 // Hints tells a person what to do next.

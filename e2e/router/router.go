@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 	"time"
@@ -53,6 +54,10 @@ type Router interface {
 	Start(ctx context.Context) error
 	// Stop ends it; a router that does not run is no error.
 	Stop(ctx context.Context) error
+	// Sessions shuts the sessions with all nodes down, or lets them come up again, as
+	// an operator would: the nodes are told so (RFC 4486), and graceful restart does
+	// not apply.
+	Sessions(ctx context.Context, up bool) error
 	// Show asks the router's own command-line program, in its words.
 	Show(ctx context.Context, command string) (string, error)
 	// Blocks asks for the routes that the nodes announced, in the router's words.
@@ -193,6 +198,16 @@ func (b *bird) Start(ctx context.Context) error {
 
 func (b *bird) Stop(ctx context.Context) error { return b.group.Stop(ctx, b.process()) }
 
+func (b *bird) Sessions(ctx context.Context, up bool) error {
+	verb := map[bool]string{true: "enable ", false: "disable "}[up]
+	for _, p := range b.Peers {
+		if _, err := b.Show(ctx, verb+p.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (b *bird) Show(ctx context.Context, command string) (string, error) {
 	path, err := find("birdc")
 	if err != nil {
@@ -210,7 +225,24 @@ func (b *bird) Show(ctx context.Context, command string) (string, error) {
 func (b *bird) Blocks(ctx context.Context) (string, string, error) {
 	cmd := "show route where net ~ " + b.Pool.String()
 	out, err := b.Show(ctx, cmd)
-	return "birdc " + cmd, out, err
+	return "birdc " + cmd, sortEntries(out), err
+}
+
+// sortEntries puts birdc's routes, which come in the order of a hash table,
+// into an order that is the same every time. An entry is a line and the
+// indented ones that follow it; the title stays first.
+func sortEntries(view string) string {
+	title, rest, _ := strings.Cut(view, "\n")
+	var entries []string
+	for line := range strings.Lines(rest) {
+		if len(entries) > 0 && strings.HasPrefix(line, "\t") {
+			entries[len(entries)-1] += line
+			continue
+		}
+		entries = append(entries, line)
+	}
+	slices.Sort(entries)
+	return title + "\n" + strings.Join(entries, "")
 }
 
 func (b *bird) Program(ctx context.Context) string {
@@ -336,16 +368,26 @@ func (f *frr) Stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+func (f *frr) Sessions(ctx context.Context, up bool) error {
+	no := map[bool]string{true: "no ", false: ""}[up]
+	_, err := f.vtysh(ctx, "bgpd", "configure terminal", fmt.Sprintf("router bgp %d", f.ASN), no+"neighbor nodes shutdown")
+	return err
+}
+
 func (f *frr) Show(ctx context.Context, command string) (string, error) {
 	return f.vtysh(ctx, "bgpd", command)
 }
 
-func (f *frr) vtysh(ctx context.Context, daemon, command string) (string, error) {
+func (f *frr) vtysh(ctx context.Context, daemon string, commands ...string) (string, error) {
 	path, err := find("vtysh")
 	if err != nil {
 		return "", err
 	}
-	return namespace.Run(ctx, f.Netns, path, "--vty_socket", f.Dir, "--config_dir", f.Dir, "-d", daemon, "-c", command)
+	argv := []string{path, "--vty_socket", f.Dir, "--config_dir", f.Dir, "-d", daemon}
+	for _, c := range commands {
+		argv = append(argv, "-c", c)
+	}
+	return namespace.Run(ctx, f.Netns, argv...)
 }
 
 func (f *frr) Blocks(ctx context.Context) (string, string, error) {

@@ -38,6 +38,8 @@ type ToR struct {
 	ASN     uint32
 	Hosts   netip.Prefix // its address in its hosts' network
 	Shared  netip.Prefix // its address in the network behind both routers
+	// Password is the TCP MD5 password (RFC 2385) of its sessions; empty: none.
+	Password string
 }
 
 // Host is a machine outside the cluster.
@@ -83,6 +85,7 @@ func Reference(prefix string) Topology {
 			{
 				Name: "tor1", Address: p("10.211.55.1/24"), ASN: 65001,
 				Hosts: p("192.168.101.1/24"), Shared: p("192.168.200.1/24"),
+				Password: "lab-sesame",
 			},
 			{
 				Name: "tor2", Address: p("10.211.55.2/24"), ASN: 65002,

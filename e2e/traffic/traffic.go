@@ -17,6 +17,10 @@ import (
 	"github.com/godwit-net/godwit/e2e/namespace"
 )
 
+// dialTimeout is ample in a lab whose round trips take microseconds, and leaves
+// room for one lost SYN.
+const dialTimeout = 4 * time.Second
+
 // Listen listens for TCP in a namespace; port 0 takes a free one.
 func Listen(netns string, port uint16) (l net.Listener, err error) {
 	err = namespace.Do(netns, func() error {
@@ -29,7 +33,7 @@ func Listen(netns string, port uint16) (l net.Listener, err error) {
 // Dial connects from inside a namespace.
 func Dial(ctx context.Context, netns string, to netip.AddrPort) (c net.Conn, err error) {
 	err = namespace.Do(netns, func() error {
-		c, err = (&net.Dialer{}).DialContext(ctx, "tcp4", to.String())
+		c, err = (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp4", to.String())
 		return err
 	})
 	return c, err
@@ -79,7 +83,8 @@ type Stream struct {
 	sent    uint64
 	got     uint64
 	last    time.Time
-	longest time.Duration
+	longest time.Duration // over all
+	marked  time.Duration // since the mark
 	err     error
 }
 
@@ -153,10 +158,23 @@ func (s *Stream) receive() {
 		}
 		s.got++
 		now := time.Now()
-		s.longest = max(s.longest, now.Sub(s.last))
+		s.marked = max(s.marked, now.Sub(s.last))
+		s.longest = max(s.longest, s.marked)
 		s.last = now
 		s.mu.Unlock()
 	}
+}
+
+// Mark returns the longest time without an arrival since the last mark, the
+// present one included, and sets a new mark.
+func (s *Stream) Mark() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	longest := max(s.marked, now.Sub(s.last))
+	s.longest = max(s.longest, longest)
+	s.marked, s.last = 0, now
+	return longest
 }
 
 func (s *Stream) fail(err error) {
@@ -174,7 +192,7 @@ func (s *Stream) Stop() (Result, error) {
 	s.wg.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := Result{Sent: s.sent, Received: s.got, Longest: max(s.longest, 0)}
+	r := Result{Sent: s.sent, Received: s.got, Longest: s.longest}
 	if s.err == nil && s.sent != s.got {
 		s.err = fmt.Errorf("%d numbers sent, %d received", s.sent, s.got)
 	}

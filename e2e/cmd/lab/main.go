@@ -69,13 +69,18 @@ func upCommand(c *lab.Config, open opener) *cobra.Command {
 }
 
 func up(ctx context.Context, l *lab.Lab, p *lab.Progress) error {
+	release, err := l.Lock()
+	if err != nil {
+		return err
+	}
+	defer release()
 	p.Heading("Godwit lab")
 	if l.IsUp() {
 		if err := p.Step("a lab is here already: take it down first", func() error { return down(ctx, l) }); err != nil {
 			return err
 		}
 	}
-	err := l.Up(ctx, p)
+	err = l.Up(ctx, p)
 	if err == nil {
 		err = l.Report(ctx, p)
 	}
@@ -105,6 +110,11 @@ func downCommand(open opener) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			release, err := l.Lock()
+			if err != nil {
+				return err
+			}
+			defer release()
 			p := lab.NewProgress(cmd.OutOrStdout())
 			if !l.IsUp() {
 				p.Heading("No lab is up.")
