@@ -39,8 +39,8 @@ type BGPConfig struct {
 
 // BGPConfigSpec holds the settings of the nodes' BGP speakers.
 type BGPConfigSpec struct {
-	// The AS number of the nodes (RFC 6793): 1 to 4294967294, but not 23456 (AS_TRANS)
-	// or 65535 (reserved).
+	// The AS number of the nodes (RFC 6793): 1 to 4294967294, but not 23456
+	// (AS_TRANS) or 65535 (reserved).
 	// +optional
 	// +kubebuilder:default=64512
 	// +kubebuilder:validation:Minimum=1
@@ -73,7 +73,8 @@ type BGPConfigSpec struct {
 
 // BGPTimers are the timers of a session (RFC 4271, section 10).
 type BGPTimers struct {
-	// Seconds without a message after which the session is given up: 90 when not given.
+	// Seconds without a message after which the session is given up: 90 when not
+	// given.
 	// +optional
 	// +kubebuilder:validation:Minimum=3
 	// +kubebuilder:validation:Maximum=65535
@@ -92,12 +93,12 @@ type BGPTimers struct {
 
 // GracefulRestart holds the settings of RFC 4724 for a session.
 type GracefulRestart struct {
-	// Whether graceful restart is off. With it off, a restart of the agent takes the
-	// node's routes away from the peer until the session is back.
+	// Whether graceful restart is off. With it off, a restart of the agent takes
+	// the node's routes away from the peer until the session is back.
 	// +optional
 	Disabled bool `json:"disabled,omitempty"`
-	// Seconds for which the peer is asked to keep our routes while we restart: 120 when
-	// not given.
+	// Seconds for which the peer is asked to keep our routes while we restart: 120
+	// when not given.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=4095

@@ -20,8 +20,9 @@ type BGPFilter struct {
 
 // BGPFilterSpec holds the rules of a filter.
 type BGPFilterSpec struct {
-	// Rules are validated here and not in their type, which is part of a node's plan,
-	// too: there the API server would count the cost of validation for each session.
+	// Rules are validated here and not in their type, which is part of a node's
+	// plan, too: there the API server would count the cost of validation for each
+	// session.
 
 	// The rules in order: the first that matches a route decides.
 	// +optional
@@ -47,8 +48,8 @@ const (
 
 // BGPFilterRule matches routes by prefix and says what becomes of them.
 type BGPFilterRule struct {
-	// The range in which a route's prefix must lie, such as 192.168.0.0/16; 0.0.0.0/0 for
-	// any IPv4 prefix.
+	// The range in which a route's prefix must lie, such as 192.168.0.0/16;
+	// 0.0.0.0/0 for any IPv4 prefix.
 	// +required
 	// +kubebuilder:validation:MaxLength=43
 	CIDR string `json:"cidr"`
@@ -57,8 +58,8 @@ type BGPFilterRule struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=128
 	MinLength *int32 `json:"minLength,omitempty"`
-	// The longest prefix length that matches: that of cidr when not given, so that a
-	// rule with neither matches exactly cidr.
+	// The longest prefix length that matches: that of cidr when not given, so that
+	// a rule with neither matches exactly cidr.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=128

@@ -58,13 +58,14 @@ type BGPPeerSpec struct {
 	// +optional
 	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
 
-	// The Secret, in the namespace of the Godwit agents, that holds the TCP MD5 password
-	// (RFC 2385) of the session. While it is missing or empty there is no session.
+	// The Secret, in the namespace of the Godwit agents, that holds the TCP MD5
+	// password (RFC 2385) of the session. While it is missing or empty there is no
+	// session.
 	// +optional
 	PasswordSecretRef *SecretKeyRef `json:"passwordSecretRef,omitempty"`
 
-	// The BGPFilters by which routes of the router are taken, in order; the first rule
-	// that matches a route decides. What no rule matches is not taken.
+	// The BGPFilters by which routes of the router are taken, in order; the first
+	// rule that matches a route decides. What no rule matches is not taken.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
@@ -72,8 +73,8 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	ImportFilters []string `json:"importFilters,omitempty"`
 
-	// How many routes the router may send before the session is ended: 10000 when not
-	// given.
+	// How many routes the router may send before the session is ended: 10000 when
+	// not given.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=10000000
@@ -106,14 +107,16 @@ type SecretKeyRef struct {
 
 // BGPPeerStatus is what the controller found out about a peer.
 type BGPPeerStatus struct {
-	// Ready tells whether each node that the selector matches has the peer in its plan
-	// as asked; the reason says why not (NoNodes, FilterNotFound, Conflict, Invalid).
+	// Ready tells whether each node that the selector matches has the peer in its
+	// plan as asked; the reason says why not (NoNodes, FilterNotFound, Conflict,
+	// Invalid).
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 	// How many nodes have the peer in their plan.
 	// +optional
+	// +kubebuilder:default=0
 	Nodes int32 `json:"nodes,omitempty"`
 }
 

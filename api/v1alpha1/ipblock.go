@@ -26,8 +26,8 @@ type IPBlock struct {
 	Spec IPBlockSpec `json:"spec"`
 }
 
-// IPBlockSpec says what is claimed and by whom. It never changes: a block
-// that gets another owner is deleted and claimed anew.
+// IPBlockSpec says what is claimed and by whom. It never changes: a block that
+// gets another owner is deleted and claimed anew.
 //
 // +kubebuilder:validation:XValidation:rule="self == oldSelf",message="a block's spec is immutable: delete the block to free it"
 type IPBlockSpec struct {

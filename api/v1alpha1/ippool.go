@@ -48,16 +48,17 @@ type IPPool struct {
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || has(self.blockSize) || cidr(self.cidr).prefixLength() <= (cidr(self.cidr).ip().family() == 4 ? 26 : 122)",fieldPath=".blockSize",message="the pool is smaller than the default block (/26, /122): set blockSize"
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.reservedCIDRs) || self.reservedCIDRs.all(r, !isCIDR(r) || cidr(self.cidr).containsCIDR(r))",fieldPath=".reservedCIDRs",message="reservedCIDRs must lie inside cidr"
 type IPPoolSpec struct {
-	// The range of addresses, such as 172.25.0.0/16 or fd00:25::/48. It must be the
-	// network address of the range, and it can't be changed later.
+	// The range of addresses, such as 172.25.0.0/16 or fd00:25::/48. It must be
+	// the network address of the range, and it can't be changed later.
 	// +required
 	// +kubebuilder:validation:MaxLength=43
 	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked()",message="must be a network in CIDR form with no host bits set, such as 172.25.0.0/16"
 	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).ip().isGlobalUnicast()",message="must be a range of unicast addresses, not all of them, loopback, link-local or multicast"
 	CIDR string `json:"cidr"`
 
-	// The prefix length of the blocks that nodes claim: 20 to 32 for IPv4 (26 when not
-	// given), 116 to 128 for IPv6 (122 when not given). It can't be changed later.
+	// The prefix length of the blocks that nodes claim: 20 to 32 for IPv4 (26 when
+	// not given), 116 to 128 for IPv6 (122 when not given). It can't be changed
+	// later.
 	// +optional
 	BlockSize *int32 `json:"blockSize,omitempty"`
 
@@ -70,14 +71,16 @@ type IPPoolSpec struct {
 	// Whether pods of this pool reach destinations outside of all pools and nodes
 	// under their node's address (masquerade).
 	// +optional
+	// +kubebuilder:default=false
 	NATOutgoing bool `json:"natOutgoing,omitempty"`
 
 	// Which nodes take blocks of this pool: all when not given.
 	// +optional
 	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
 
-	// The namespaces whose pods take addresses of this pool: all when not given. Where
-	// pools with a selector match a pod's namespace, pools without one are not used.
+	// The namespaces whose pods take addresses of this pool: all when not given.
+	// Where pools with a selector match a pod's namespace, pools without one are
+	// not used.
 	// +optional
 	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
 
@@ -97,8 +100,8 @@ type IPPoolSpec struct {
 
 // IPPoolStatus is what the controller found out about a pool.
 type IPPoolStatus struct {
-	// Ready tells whether nodes may claim blocks of the pool; the reason says why not
-	// (Overlaps, Disabled, Invalid, NoNodes).
+	// Ready tells whether nodes may claim blocks of the pool; the reason says why
+	// not (Overlaps, Disabled, Invalid, NoNodes).
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -111,6 +114,7 @@ type IPPoolStatus struct {
 	Capacity int64 `json:"capacity,omitempty"`
 	// How many addresses pods hold, as last reported by the nodes.
 	// +optional
+	// +kubebuilder:default=0
 	Allocated int64 `json:"allocated,omitempty"`
 	// Claimed blocks of all blocks, such as 3/1024.
 	// +optional

@@ -55,8 +55,8 @@ type NodeNetworkSpec struct {
 	// +listType=map
 	// +listMapKey=name
 	Pools []PlannedPool `json:"pools,omitempty"`
-	// The node's BGP sessions, one for each address of another end: two can't share an
-	// address, but a node and a BGPPeer may share a name.
+	// The node's BGP sessions, one for each address of another end: two can't
+	// share an address, but a node and a BGPPeer may share a name.
 	// +optional
 	// +listType=map
 	// +listMapKey=peerAddress
@@ -76,8 +76,8 @@ type PlannedPool struct {
 	// Whether pods of the pool leave under their node's address.
 	// +optional
 	NATOutgoing bool `json:"natOutgoing,omitempty"`
-	// Whether this node gives out new addresses of the pool: the pool is enabled and
-	// its node selector matches.
+	// Whether this node gives out new addresses of the pool: the pool is enabled
+	// and its node selector matches.
 	// +optional
 	Allocate bool `json:"allocate,omitempty"`
 	// The namespaces whose pods take addresses of this pool.
@@ -137,8 +137,8 @@ type PlannedSession struct {
 const (
 	// ConditionReady tells whether pods can be attached to the node's network.
 	ConditionReady = "Ready"
-	// ConditionPlanApplied tells whether the plan makes sense and is carried out in
-	// full.
+	// ConditionPlanApplied tells whether the plan makes sense and is carried out
+	// in full.
 	ConditionPlanApplied = "PlanApplied"
 	// ConditionSessionsEstablished tells whether all planned sessions are.
 	ConditionSessionsEstablished = "SessionsEstablished"
@@ -216,8 +216,8 @@ type SessionStatus struct {
 	// The state of the session (RFC 4271, section 8.2.2): Idle, Connect, Active,
 	// OpenSent, OpenConfirm or Established.
 	State string `json:"state"`
-	// When the session came into that state or, if it is not Established, when it last
-	// stopped being so.
+	// When the session came into that state or, if it is not Established, when it
+	// last stopped being so.
 	// +optional
 	Since *metav1.Time `json:"since,omitempty"`
 	// How many prefixes the other end has sent.
@@ -249,12 +249,15 @@ type NodeSummary struct {
 	Sessions string `json:"sessions,omitempty"`
 	// How many blocks the node owns.
 	// +optional
+	// +kubebuilder:default=0
 	Blocks int32 `json:"blocks,omitempty"`
 	// How many pod addresses the node has given out.
 	// +optional
+	// +kubebuilder:default=0
 	Pods int32 `json:"pods,omitempty"`
 	// How many routes learned by BGP are in the kernel.
 	// +optional
+	// +kubebuilder:default=0
 	Routes int32 `json:"routes,omitempty"`
 }
 
