@@ -71,6 +71,7 @@ type Agent struct {
 	blocks chan []ipam.Block // the node's, as listed in the API
 
 	state nodeState
+	mtu   mtuMemory
 }
 
 // plan is a plan with the generation of the object that it came in.
@@ -271,11 +272,13 @@ func (a *Agent) podMTU() int {
 	a.state.mu.Lock()
 	want := a.state.desired.addresses
 	a.state.mu.Unlock()
-	found, err := findAddresses(want)
-	if err != nil || len(found) == 0 {
-		return 0
-	}
-	return int(found[0].MTU)
+	return a.mtu.get(func() int {
+		found, err := findAddresses(want)
+		if err != nil || len(found) == 0 {
+			return 0
+		}
+		return int(found[0].MTU)
+	})
 }
 
 // report writes the node's status, as long as ctx lasts.
