@@ -198,7 +198,7 @@ func TestReuseIsFIFO(t *testing.T) {
 		free = append(free, a.String())
 	}
 	held := map[string]string{}
-	for i := range 600 {
+	for i := range 640 {
 		if i%50 == 49 {
 			b.open(p)
 			b.SetBlocks([]ipam.Block{block("10.0.0.0/28", "a", "n1")})
@@ -215,6 +215,10 @@ func TestReuseIsFIFO(t *testing.T) {
 			t.Fatalf("step %d: got %s; the longest-free are %v", i, got, free)
 		}
 		held[id], free = got, free[1:]
+	}
+	files, err := filepath.Glob(filepath.Join(b.opts.Dir, "released", "*"))
+	if err != nil || len(files) != len(free) {
+		t.Errorf("%d releases on disk, %v, for %d free addresses", len(files), err, len(free))
 	}
 }
 

@@ -297,6 +297,24 @@ func TestReservedRanges(t *testing.T) {
 	}
 }
 
+// An address that is in use though it is reserved takes no other's place.
+func TestAdoptOfAReservedAddress(t *testing.T) {
+	b := newBed(t, pool("a", "10.0.0.0/30", 30, "10.0.0.2/31"))
+	b.SetBlocks([]ipam.Block{block("10.0.0.0/30", "a", "n1")})
+	for _, a := range []string{"10.0.0.2", "10.0.0.3"} {
+		if err := b.Adopt(ipam.Record{Address: netip.MustParseAddr(a), Owner: owner(a)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.mustAdd("c0", "a")
+	b.mustAdd("c1", "a")
+	b.wantBlocks("10.0.0.0/30 a 4/2")
+	b.del("10.0.0.2")
+	if got, err := b.add("c2", "a"); err == nil {
+		t.Errorf("got %s, which is reserved", got)
+	}
+}
+
 func TestAdopt(t *testing.T) {
 	b := newBed(t, pool("a", "10.0.0.0/30", 30))
 	b.SetBlocks([]ipam.Block{block("10.0.0.0/30", "a", "n1"), block("10.0.0.4/30", "a", "another")})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -342,15 +343,56 @@ func TestGiveBack(t *testing.T) {
 			t.Errorf("%d blocks are held and %d stored", got, stored)
 		}
 		b.del("119")
+		time.Sleep(30 * time.Minute)
+		<-b.BlocksChanged()
 		time.Sleep(time.Hour)
+		select {
+		case <-b.BlocksChanged():
+			t.Error("the blocks of an idle node change")
+		default:
+		}
 		if got := strings.Count(b.store.Dump(), "\n"); got != 1 || len(b.Blocks()) != 1 {
 			t.Errorf("%d blocks are stored, want the last to stay:\n%s", got, b.blocks())
+		}
+		if claims, deletes := b.store.Count(ipamtest.Create), b.store.Count(ipamtest.Delete); claims != 3 || deletes != 2 {
+			t.Errorf("%d claims and %d deletes, want 3 and 2: the last block doesn't come and go", claims, deletes)
 		}
 		p.Allocate = false
 		b.SetPools([]ipam.Pool{p})
 		time.Sleep(time.Hour)
 		b.wantStore() // a disabled pool has no use for it
 		b.wantBlocks()
+	})
+}
+
+// A node that had many pods once and has few now, which come and go, gets by with
+// few blocks again.
+func TestBlocksRunEmpty(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		b := newBed(t, pool("a", "10.0.0.0/22", 26))
+		defer b.run()()
+		for i := range 300 {
+			b.mustAdd(fmt.Sprint(i), "a")
+		}
+		var ids []string
+		for i := range 300 {
+			if i%3 == 0 {
+				ids = append(ids, fmt.Sprint(i))
+			} else {
+				b.del(fmt.Sprint(i))
+			}
+		}
+		rnd := rand.New(rand.NewPCG(1, 1))
+		for i := range 1500 { // 100 pods, of which one is replaced every minute
+			at := rnd.IntN(len(ids))
+			b.del(ids[at])
+			ids[at] = fmt.Sprint("new", i)
+			b.mustAdd(ids[at], "a")
+			time.Sleep(time.Minute)
+		}
+		if got := len(b.Blocks()); got > 3 {
+			t.Errorf("100 pods keep %d blocks:\n%s", got, b.blocks())
+		}
 	})
 }
 

@@ -16,7 +16,8 @@ const (
 	chainName = "postrouting"
 
 	// chunk is how many elements go in one message: a netlink attribute has at most
-	// 64 KiB, and an element some 40 bytes.
+	// 64 KiB, and an element some 40 bytes. It is even, so that an interval's end goes
+	// with its beginning.
 	chunk = 1000
 	// sendBuffer holds a transaction, which is one write, with two sets of 10,000
 	// intervals.
@@ -192,10 +193,6 @@ func (t *Table) update(have *sets, want sets) error {
 func inChunks(all []nftables.SetElement, f func([]nftables.SetElement) error) error {
 	for len(all) > 0 {
 		n := min(len(all), chunk)
-		// An interval's end goes with its beginning.
-		if n < len(all) && all[n].IntervalEnd {
-			n--
-		}
 		if err := f(all[:n]); err != nil {
 			return err
 		}
