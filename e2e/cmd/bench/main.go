@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/godwit-net/godwit/e2e/bench/attach"
 	"github.com/godwit-net/godwit/e2e/bench/converge"
 )
 
@@ -30,7 +32,9 @@ func main() {
 var errMissed = errors.New("Godwit missed a target") //nolint:revive,staticcheck // a name
 
 type options struct {
-	bin            string
+	bin, kubeBin   string
+	suites         []string
+	pods           int
 	runs           int
 	only           []string
 	settle         time.Duration
@@ -41,7 +45,7 @@ func newCommand() *cobra.Command {
 	var o options
 	c := &cobra.Command{
 		Use:           "bench",
-		Short:         "Measure Godwit beside BIRD and FRR",
+		Short:         "Measure Godwit beside the reference CNI plugins, BIRD and FRR",
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -49,6 +53,9 @@ func newCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&o.bin, "bin", os.Getenv("GODWIT_BIN"), "the folder with Godwit's programs (default: $GODWIT_BIN)")
+	f.StringVar(&o.kubeBin, "kube-bin", os.Getenv("GODWIT_KUBE_BIN"), "the folder with the reference CNI plugins (default: $GODWIT_KUBE_BIN)")
+	f.StringSliceVar(&o.suites, "suite", []string{"attach", "converge"}, "what to measure")
+	f.IntVar(&o.pods, "pods", 100, "pods that each CNI plugin attaches and detaches")
 	f.IntVar(&o.runs, "runs", 7, "runs of each router with each table")
 	f.StringSliceVar(&o.only, "only", nil, "routers to measure (Godwit, BIRD, FRR); all by default")
 	f.DurationVar(&o.settle, "settle", 2*time.Second, "rest between a router's start and its session")
@@ -58,21 +65,49 @@ func newCommand() *cobra.Command {
 }
 
 func run(ctx context.Context, o options) error {
+	met := true
+	for _, suite := range o.suites {
+		var r interface {
+			Write(io.Writer) error
+			Met() bool
+		}
+		var err error
+		switch suite {
+		case "attach":
+			r, err = runAttach(ctx, o)
+		case "converge":
+			r, err = runConverge(ctx, o)
+		default:
+			return fmt.Errorf("there is no suite %q: there are attach and converge", suite)
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.Write(os.Stdout); err != nil {
+			return err
+		}
+		_, _ = fmt.Println()
+		met = met && r.Met()
+	}
+	if !met {
+		return errMissed
+	}
+	return nil
+}
+
+func runAttach(ctx context.Context, o options) (*attach.Report, error) {
+	return attach.Run(ctx, attach.Options{
+		Agent: filepath.Join(o.bin, "godwit-agent"), Plugin: filepath.Join(o.bin, "godwit-cni"), Reference: o.kubeBin,
+		Runs: o.pods, Progress: os.Stderr,
+	})
+}
+
+func runConverge(ctx context.Context, o options) (*converge.Report, error) {
 	co := converge.Options{
 		Agent: filepath.Join(o.bin, "godwit-agent"), Runs: o.runs, Only: o.only, Settle: o.settle, Progress: os.Stderr,
 	}
 	if o.prefixes > 0 {
 		co.Cases = []converge.Case{{Prefixes: o.prefixes, Hops: max(o.hops, 1)}}
 	}
-	r, err := converge.Run(ctx, co)
-	if err != nil {
-		return err
-	}
-	if err := r.Write(os.Stdout); err != nil {
-		return err
-	}
-	if !r.Met() {
-		return errMissed
-	}
-	return nil
+	return converge.Run(ctx, co)
 }
