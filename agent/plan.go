@@ -80,7 +80,10 @@ func (d *desired) addPool(p *v1alpha1.PlannedPool) error {
 	if err != nil {
 		return err
 	}
-	pool := ipam.Pool{Name: p.Name, CIDR: cidr, BlockLen: int(p.BlockSize), Allocate: p.Allocate}
+	pool := ipam.Pool{
+		Name: p.Name, CIDR: cidr, BlockLen: int(p.BlockSize), Allocate: p.Allocate,
+		Restricted: p.NamespaceSelector != nil,
+	}
 	for _, s := range p.ReservedCIDRs {
 		r, err := netip.ParsePrefix(s)
 		if err != nil {
