@@ -21,11 +21,12 @@ import (
 const (
 	passInterval  = 30 * time.Second // between passes when nothing happens: heals what was changed by hand
 	retryInterval = 2 * time.Second  // after a pass with problems
+	passwordWait  = 5 * time.Second  // how long the first pass waits for passwords
 )
 
 // loop makes a pass at every event, until ctx ends.
 func (a *Agent) loop(ctx context.Context, g *errgroup.Group, socket string) error {
-	w := worker{Agent: a, group: g, socket: socket}
+	w := worker{Agent: a, group: g, socket: socket, began: time.Now()}
 	if err := w.loadCheckpoint(ctx); err != nil {
 		a.log.Warn("starting from the API alone", "error", err)
 	}
@@ -57,6 +58,8 @@ type worker struct {
 	*Agent
 	group   *errgroup.Group
 	socket  string
+	began   time.Time
+	passed  bool           // a pass was made
 	claims  bool           // ipam runs
 	routed  []netip.Prefix // own blocks, as last given to the route table
 	saved   checkpoint
@@ -105,6 +108,12 @@ func (w *worker) pass(ctx context.Context) bool {
 	if w.ready() != nil {
 		return true
 	}
+	// The speaker tells the peers of its first configuration that it restarts and
+	// still forwards; those with passwords must be among them.
+	if !w.passed && w.passwords.pending() && time.Since(w.began) < passwordWait {
+		return false
+	}
+	w.passed = true
 	if !w.claims {
 		w.claims = true
 		w.group.Go(func() error { return w.addresses.Run(ctx) })

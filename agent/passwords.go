@@ -87,5 +87,17 @@ func (p *passwords) get(ref v1alpha1.SecretKeyRef) (string, error) {
 	return string(w.data[ref.Key]), nil
 }
 
+// pending reports whether a wanted Secret has not been read yet.
+func (p *passwords) pending() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range p.watches {
+		if !w.known {
+			return true
+		}
+	}
+	return false
+}
+
 // wait returns when all watches have ended; their context must have.
 func (p *passwords) wait() { p.wg.Wait() }
