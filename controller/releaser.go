@@ -62,13 +62,7 @@ func (r *releaser) setUp(mgr manager.Manager) error {
 		Named("releaser").
 		WithOptions(retries()).
 		Watches(&corev1.Node{}, r.nodeEvents()).
-		Watches(&v1alpha1.IPBlock{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
-			var requests []reconcile.Request
-			for _, node := range byNode(o) {
-				requests = append(requests, requestFor(node))
-			}
-			return requests
-		})).
+		Watches(&v1alpha1.IPBlock{}, blockEvents()).
 		Complete(r)
 }
 
@@ -79,6 +73,16 @@ func (r *releaser) nodeEvents() handler.EventHandler {
 		CreateFunc: func(_ context.Context, e event.CreateEvent, _ queue) { r.seen(e.Object.GetName()) },
 		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) { q.Add(requestFor(e.Object.GetName())) },
 	}
+}
+
+// blockEvents makes work of blocks that come: their node may be gone already, as
+// when a controller starts.
+func blockEvents() handler.EventHandler {
+	return handler.Funcs{CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) {
+		if b, ok := e.Object.(*v1alpha1.IPBlock); ok {
+			q.Add(requestFor(b.Spec.NodeName))
+		}
+	}}
 }
 
 // Reconcile frees the blocks of the named node if it is gone for long enough,
