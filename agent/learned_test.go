@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -86,6 +88,7 @@ func TestNodesAreKnownByTheirBlocks(t *testing.T) {
 		{gone: gone("172.25.2.0/26"), want: "[]"},
 	} {
 		l.Learned(step.put, step.gone)
+		l.settle()
 		if got := fmt.Sprint(l.nodeAddresses()); got != step.want {
 			t.Errorf("step %d: nodes %s, want %s", i, got, step.want)
 		}
@@ -99,4 +102,34 @@ func TestNodesAreKnownByTheirBlocks(t *testing.T) {
 	if !slices.Equal(l.nodeAddresses(), []netip.Addr{}) || len(l.byPrefix) != 0 {
 		t.Errorf("something is left: %v", l.byPrefix)
 	}
+}
+
+// TestNodesAreToldWhenItIsQuiet has a table come in over three seconds: the
+// routes go on at once, the set of nodes is told of twice.
+func TestNodesAreToldWhenItIsQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var table noteTable
+		l := newLearned(&table)
+		told := []time.Duration{}
+		begin := time.Now()
+		for i := range 60 {
+			l.Learned([]bgp.Route{route(fmt.Sprintf("172.25.%d.0/26", i), true, fmt.Sprintf("10.0.0.%d", i+1))}, nil)
+			if len(table.notes) != i+1 {
+				t.Fatalf("after route %d the table has been told of %d", i+1, len(table.notes))
+			}
+			deadline := time.After(50 * time.Millisecond)
+			select {
+			case <-l.changed:
+				told = append(told, time.Since(begin))
+				<-deadline
+			case <-deadline:
+			}
+		}
+		<-l.changed
+		told = append(told, time.Since(begin))
+		want := []time.Duration{atMost, 59*50*time.Millisecond + quiet}
+		if !slices.Equal(told, want) || len(l.nodeAddresses()) != 60 {
+			t.Errorf("told at %v, want %v; %d nodes", told, want, len(l.nodeAddresses()))
+		}
+	})
 }

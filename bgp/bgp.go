@@ -93,7 +93,7 @@ type Route struct {
 // Calls block the speaker's delivery, not BGP itself.
 type Sink interface {
 	// Learned reports prefixes whose best ways changed and prefixes that have none
-	// any more.
+	// any more. The slices are the sink's to keep.
 	Learned(changed []Route, gone []netip.Prefix)
 	// InSync reports, once, that what was reported so far is what there is to
 	// learn: each expected peer has sent its End-of-RIB (RFC 4724, section 2), or
