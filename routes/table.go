@@ -261,13 +261,21 @@ func (t *Table) round() bool {
 	if t.resynced.IsZero() {
 		return false // nothing is known of the kernel yet
 	}
+	// The changes are taken before the notifications are read: whoever made a link
+	// and then asked for a route over it finds the link known.
+	changes := t.takeChanges()
 	evs, err := t.kernel.events()
 	if err != nil {
 		t.log.Warn("netlink notifications were lost; comparing all routes anew", "err", err)
-		t.resyncASAP = true
+		if t.resyncASAP = len(changes) == 0; !t.resyncASAP {
+			t.doResync() // at once, as among what was lost may be the link of a change
+			evs = nil    // older than what was seen now
+		}
 	}
 	t.mu.Lock()
-	t.takeChanges()
+	for _, f := range changes {
+		f(t.core)
+	}
 	t.core.happened(evs)
 	t.core.due()
 	t.core.suspects()
@@ -282,15 +290,13 @@ func (t *Table) round() bool {
 	return t.clean()
 }
 
-// takeChanges takes in what was asked for since.
-func (t *Table) takeChanges() {
+// takeChanges returns what was asked for since.
+func (t *Table) takeChanges() []func(*core) {
 	t.queueMu.Lock()
+	defer t.queueMu.Unlock()
 	changes := t.queue
 	t.queue = nil
-	t.queueMu.Unlock()
-	for _, f := range changes {
-		f(t.core)
-	}
+	return changes
 }
 
 // work does what a batch of entries needs, phase by phase.
