@@ -73,13 +73,15 @@ func (c tally) same(t *testing.T, l *lab.Lab) {
 }
 
 const (
-	churnPods  = 100
-	churnNode  = "n1"
-	codeRetry  = 11 // CNI: try again later
+	churnPods = 100
+	churnNode = "n1"
+	codeRetry = 11 // CNI: try again later
 	// stallLimit bounds the pauses of streams while the agent is away. While a hundred
 	// plugins run at once they also wait for a processor, hence burstLimit.
 	stallLimit = 500 * time.Millisecond
-	burstLimit = 3 * time.Second
+	burstLimit = time.Second
+	// refusalLimit is how soon ADD fails without an agent.
+	refusalLimit = 100 * time.Millisecond
 )
 
 // testChurn adds and deletes a hundred pods at once, with the agent killed in
@@ -137,7 +139,7 @@ func testChurn(t *testing.T, l *lab.Lab) {
 // startStreams opens connections of pods that stay.
 func (c *churn) startStreams(ctx context.Context, t *testing.T) {
 	t.Helper()
-	t.Cleanup(func() { c.stopStreams(t) })
+	var specs []traffic.Spec
 	for _, s := range []struct {
 		from, to string
 		addr     netip.Addr
@@ -148,45 +150,65 @@ func (c *churn) startStreams(ctx context.Context, t *testing.T) {
 		{"n1-p1", "host1", hostOf(t, c.l, "host1").Address.Addr()},
 		{"host2", "n1-p3", pod(t, c.l, "n1-p3").Address},
 	} {
-		st, err := traffic.Start(ctx, s.from+" to "+s.to, c.l.Top.Namespace(s.from), c.l.Top.Namespace(s.to), s.addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.streams = append(c.streams, st)
+		specs = append(specs, traffic.Spec{
+			Name: s.from + " to " + s.to, From: c.l.Top.Namespace(s.from), To: c.l.Top.Namespace(s.to), Addr: s.addr,
+		})
 	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.streams, err = traffic.Spawn(ctx, self, specs); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.stopStreams(t) })
 }
 
 // stopStreams ends the streams, and looks whether everything came through.
 func (c *churn) stopStreams(t *testing.T) {
 	t.Helper()
-	for _, s := range c.streams {
-		r, err := s.Stop()
-		if err != nil || r.Longest > burstLimit {
-			t.Errorf("%s: %d numbers sent, longest stall %v, error %v", s.Name, r.Sent, r.Longest, err)
+	if c.streams == nil {
+		return
+	}
+	outcomes, err := c.streams.Stop()
+	c.streams = nil
+	if err != nil {
+		t.Error(err)
+	}
+	for _, o := range outcomes {
+		if o.Error != "" || o.Longest > burstLimit {
+			t.Errorf("%s: %d numbers sent, %d received, longest stall %v, error %q", o.Name, o.Sent, o.Received, o.Longest, o.Error)
 			continue
 		}
-		t.Logf("%s: all %d numbers came through, longest stall %v", s.Name, r.Sent, r.Longest)
+		t.Logf("%s: all %d numbers came through, longest stall %v", o.Name, o.Sent, o.Longest)
 	}
-	c.streams = nil
+}
+
+// mark returns the longest stall of any stream since the last mark.
+func (c *churn) mark(t *testing.T) time.Duration {
+	t.Helper()
+	longest, err := c.streams.Mark()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return longest
 }
 
 // quiet looks at the streams while there is no agent and nothing else goes on.
 func (c *churn) quiet(ctx context.Context, t *testing.T) {
 	t.Helper()
 	const watch = 2 * time.Second
-	for _, s := range c.streams {
-		s.Mark()
-	}
+	c.mark(t)
 	select {
 	case <-ctx.Done():
 		t.Fatal(ctx.Err())
 	case <-time.After(watch):
 	}
-	for _, s := range c.streams {
-		if stall := s.Mark(); stall > stallLimit {
-			t.Errorf("%s stalled for %v while the agent was away, limit %v", s.Name, stall, stallLimit)
-		}
+	stall := c.mark(t)
+	if stall > stallLimit {
+		t.Errorf("streams stalled for %v while the agent was away, limit %v", stall, stallLimit)
 	}
+	t.Logf("streams stall for at most %v while the agent is away", stall)
 }
 
 // churn is a hundred pods.
@@ -198,7 +220,7 @@ type churn struct {
 	failed []int // of the last round
 
 	base    int // records of other pods
-	streams []*traffic.Stream
+	streams *traffic.Streams
 }
 
 func (c *churn) add(ctx context.Context, p *pods.Pod) error {
@@ -264,7 +286,7 @@ func (c *churn) killedDuring(ctx context.Context, t *testing.T, what string, do 
 			t.Errorf("%s of %s failed with code %d (%v), want %d", what, c.pods[i].Name, code, err, codeRetry)
 		}
 	}
-	t.Logf("%s of %d pods with the agent killed: %d failed, %v in all", what, churnPods, len(errs), time.Since(begin))
+	t.Logf("%s of %d pods with the agent killed: %d failed, %v in all, streams stall for %v", what, churnPods, len(errs), time.Since(begin), c.mark(t))
 	if len(errs) == 0 {
 		t.Fatalf("%s: the agent was killed, and nothing failed", what)
 	}
@@ -273,13 +295,21 @@ func (c *churn) killedDuring(ctx context.Context, t *testing.T, what string, do 
 // refusedWhileAway: ADD fails at once and says what to do.
 func (c *churn) refusedWhileAway(ctx context.Context, t *testing.T) {
 	t.Helper()
-	begin := time.Now()
-	err := c.add(ctx, &c.pods[c.failed[0]])
-	took := time.Since(begin)
-	if code := pods.ErrorCode(err); code != codeRetry || took > time.Second {
-		t.Errorf("ADD without the agent: code %d (%v) after %v, want %d at once", code, err, took, codeRetry)
+	config := withRuntimeFields(t, c.list)
+	fastest := time.Hour
+	// The quickest of a few: the machine may be busy with something else.
+	for range 5 {
+		begin := time.Now()
+		out, err := plugin(ctx, t, c.l, "ADD", config, namespace.Path(c.pods[0].Netns), pods.Interface)
+		fastest = min(fastest, time.Since(begin))
+		if err == nil || !strings.Contains(out, fmt.Sprintf(`"code":%d`, codeRetry)) || !strings.Contains(out, "godwit-agent") {
+			t.Fatalf("ADD without the agent printed %s (%v), want code %d and what to look at", out, err, codeRetry)
+		}
 	}
-	t.Logf("ADD without the agent, after %v: %v", took, err)
+	if fastest > refusalLimit {
+		t.Errorf("ADD without the agent takes %v to fail, limit %v", fastest, refusalLimit)
+	}
+	t.Logf("ADD without the agent fails after %v", fastest)
 }
 
 func (c *churn) restart(ctx context.Context, t *testing.T) {
@@ -291,7 +321,7 @@ func (c *churn) restart(ctx context.Context, t *testing.T) {
 	if err := c.l.WaitAgentReady(ctx, churnNode); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("agent ready again after %v", time.Since(begin))
+	t.Logf("agent ready again after %v, streams stall for %v", time.Since(begin), c.mark(t))
 }
 
 func (c *churn) again(ctx context.Context, t *testing.T, what string, do func(context.Context, *pods.Pod) error) {
@@ -307,7 +337,7 @@ func (c *churn) all(ctx context.Context, t *testing.T, what string, do func(cont
 	for i, err := range c.round(ctx, c.every(), do) {
 		t.Fatalf("%s: %s: %v", what, c.pods[i].Name, err)
 	}
-	t.Logf("%s of %d pods: %v", what, churnPods, time.Since(begin))
+	t.Logf("%s of %d pods: %v, streams stall for %v", what, churnPods, time.Since(begin), c.mark(t))
 }
 
 // checkAddresses: nobody has an address twice.

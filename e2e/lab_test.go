@@ -14,10 +14,23 @@ import (
 	"github.com/godwit-net/godwit/e2e/lab"
 	"github.com/godwit-net/godwit/e2e/pods"
 	"github.com/godwit-net/godwit/e2e/topology"
+	"github.com/godwit-net/godwit/e2e/traffic"
 )
 
 //nolint:gochecknoglobals // how package testing takes flags
 var update = flag.Bool("update", false, "write the golden files anew")
+
+// TestMain also is the process with the streams that tests look at.
+func TestMain(m *testing.M) {
+	if streams := os.Getenv(traffic.Variable); streams != "" {
+		if err := traffic.Serve(streams, os.Stdin, os.Stdout); err != nil {
+			_, _ = fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
 
 // TestLab brings a lab up once, runs every test on it in order, and takes it
 // down. Each test leaves the lab as it found it, but for blocks that nodes

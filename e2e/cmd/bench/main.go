@@ -29,7 +29,7 @@ func main() {
 	}
 }
 
-var errMissed = errors.New("Godwit missed a target") //nolint:revive,staticcheck // a name
+var errMissed = errors.New("Godwit missed a target") //nolint:staticcheck // a name
 
 type options struct {
 	bin, kubeBin   string
