@@ -288,6 +288,9 @@ func testPeerChange(t *testing.T, f *fixture) {
 	b.Connect()
 	b.Announce(b.Peer().Address, 0, prefixes("172.25.3.0/26")...)
 	f.sink.WaitRoutes(t, via("172.25.3.0/26", b))
+	// Until a router was told something, the session may be up on its side only,
+	// and one that is not up yet ends without a Cease.
+	f.waitOwn(a, "172.25.0.128/26")
 	for _, how := range []func(p *bgp.Peer){
 		func(p *bgp.Peer) { p.Hold = 30 * time.Second },
 		func(p *bgp.Peer) { p.GracefulRestart = 2 * time.Minute },
@@ -302,6 +305,7 @@ func testPeerChange(t *testing.T, f *fixture) {
 	c := f.add(3, bgp.PeerNode, 0)
 	f.set()
 	c.Connect()
+	f.waitOwn(c, "172.25.0.128/26")
 	f.mustBeUp(a, b, c)
 	f.Config.Peers = slices.Clone(f.Config.Peers[1:2])
 	f.set()

@@ -250,7 +250,7 @@ func TestInteroperatesWithBIRDAndFRR(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.waitOwn(t)
-	for name, want := range map[string]string{"tor1": "Received: Peer de-configured", "node3": "Received: Peer de-configured"} {
+	for name, want := range map[string]string{"tor1": "Received: Administrative shutdown", "node3": "Received: Administrative shutdown"} {
 		if log := b.routers[name].Log() + b.show(t, name, "show protocols all godwit"); !strings.Contains(log, want) {
 			t.Errorf("%s says nothing like %q:\n%s", name, want, log)
 		}

@@ -96,14 +96,17 @@ func (s *server) abandon() {
 }
 
 // flushTimeout bounds how long a leaving speaker waits for its withdrawals to
-// be on their way. The Cease that follows withdraws everything anyway.
+// be on their way, and then for the end of its sessions.
 const flushTimeout = 500 * time.Millisecond
 
 // stop ends the server. After it no goroutine of the sessions runs.
 func (s *server) stop(ctx context.Context, mode bgp.StopMode, announcing bool) error {
 	ctx = context.WithoutCancel(ctx) // a stop is not given up half-way; it is short
-	if mode == bgp.StopLeave && announcing {
-		s.withdrawAll(ctx)
+	if mode == bgp.StopLeave {
+		if announcing {
+			s.withdrawAll(ctx)
+		}
+		s.shutdownAll(ctx)
 	}
 	s.log.mute()
 	err := s.StopBgp(ctx, &api.StopBgpRequest{AllowGracefulRestart: mode == bgp.StopRestart})
@@ -130,6 +133,20 @@ func (s *server) withdrawAll(ctx context.Context) {
 			}
 		}
 		if flushed {
+			return
+		}
+	}
+}
+
+// shutdownAll ends all sessions with a Cease and waits until they have ended.
+// GoBGP's own stop closes accepted connections at once, often before the Cease
+// is sent, which peers then take for a restart.
+func (s *server) shutdownAll(ctx context.Context) {
+	if err := s.ShutdownPeer(ctx, &api.ShutdownPeerRequest{Communication: "this node leaves"}); err != nil {
+		return
+	}
+	for deadline := time.Now().Add(flushTimeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if len(s.updatesSent(ctx)) == 0 {
 			return
 		}
 	}

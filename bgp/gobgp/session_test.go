@@ -45,7 +45,12 @@ func TestStopToLeaveWithdrawsAndCeases(t *testing.T) {
 	set(t, sp, c)
 	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
 	session := r.connect()
-	r.waitRoutes(map[string]string{"172.25.0.128/26": "127.0.0.1"})
+	eventually(t, func() string { // all is sent that there was to send
+		if log := r.events(); len(log) != 2 || log[1] != "eor" {
+			return fmt.Sprint(log)
+		}
+		return ""
+	})
 	if err := sp.Stop(context.Background(), bgp.StopLeave); err != nil {
 		t.Fatal(err)
 	}
