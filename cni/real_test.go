@@ -105,7 +105,7 @@ func (n *node) start() {
 	var wg sync.WaitGroup
 	for name, f := range map[string]func() error{
 		"routes": func() error { return table.Run(ctx) },
-		"ipam":   func() error { n.addresses.Run(ctx); return nil },
+		"ipam":   func() error { return n.addresses.Run(ctx) },
 		"cni":    func() error { return n.server.Serve(ctx, l) },
 	} {
 		wg.Go(func() {

@@ -8,10 +8,10 @@ import (
 
 func TestScan(t *testing.T) {
 	for text, want := range map[string]settings{
-		`{}`:                                              {},
-		`{"cniVersion":"1.0.0"}`:                          {version: "1.0.0"},
-		`{"socket":"/a","socket":"/b"}`:                   {socket: "/b"},
-		` { "socket" : "\/a\u0041\n" } `:                  {socket: "/aA\n"},
+		`{}`:                            {},
+		`{"cniVersion":"1.0.0"}`:        {version: "1.0.0"},
+		`{"socket":"/a","socket":"/b"}`: {socket: "/b"},
+		"\t{ \"socket\" : \"\\/a\\u0041\\n\" }\n":         {socket: "/aA\n"},
 		`{"x":{"socket":"/no"},"y":[{}]}`:                 {},
 		`{"x":"}","cniVersion":"1.1.0"}`:                  {version: "1.1.0"},
 		`{"socket":7,"cniVersion":null}`:                  {},

@@ -154,7 +154,7 @@ func readAll(fd int) ([]byte, syscall.Errno) {
 		}
 		n, err := syscall.Read(fd, buf[len(buf):cap(buf)])
 		switch {
-		case err == syscall.EINTR: //nolint:errorlint // an Errno, unwrapped by nature
+		case err == syscall.EINTR:
 		case err != nil:
 			return nil, errnoOf(err)
 		case n == 0:
@@ -169,7 +169,7 @@ func writeAll(fd int, b []byte) syscall.Errno {
 	for len(b) > 0 {
 		n, err := syscall.Write(fd, b)
 		switch {
-		case err == syscall.EINTR: //nolint:errorlint // an Errno, unwrapped by nature
+		case err == syscall.EINTR:
 		case err != nil:
 			return errnoOf(err)
 		default:

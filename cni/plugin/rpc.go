@@ -51,7 +51,7 @@ func call(socket, method string, r request, deadline time.Time) (answer response
 	// full holds it up until the deadline.
 	for {
 		err = syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket})
-		if err != syscall.EINTR { //nolint:errorlint // an Errno, unwrapped by nature
+		if err != syscall.EINTR {
 			break
 		}
 	}
@@ -127,8 +127,8 @@ func (c conn) readFull(b []byte) (problem string) {
 		}
 		n, err := syscall.Read(c.fd, b)
 		switch {
-		case err == syscall.EINTR: //nolint:errorlint // an Errno, unwrapped by nature
-		case err == syscall.EAGAIN: //nolint:errorlint // the same
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
 			return "it took too long"
 		case err != nil:
 			return "receive: " + err.Error()

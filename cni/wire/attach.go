@@ -128,7 +128,7 @@ func (c *conn) createPair(nsFD int, s Spec, name, alias string) (ends, error) {
 	b.end()
 
 	b.link("name and configure the host's end", unix.RTM_SETLINK, unix.NLM_F_ACK, 0, false)
-	b.attrString(unix.IFLA_IFNAME, name)
+	b.linkName(name)
 	b.attr(unix.IFLA_IFALIAS, []byte(alias))
 	b.nest(unix.IFLA_AF_SPEC, func() {
 		b.nest(unix.AF_INET, func() {
@@ -143,7 +143,7 @@ func (c *conn) createPair(nsFD int, s Spec, name, alias string) (ends, error) {
 	b.end()
 
 	b.link("read the host's end back", unix.RTM_GETLINK, unix.NLM_F_ACK, 0, false)
-	b.attrString(unix.IFLA_IFNAME, name)
+	b.linkName(name)
 	b.attr32(unix.IFLA_EXT_MASK, skipStats)
 	b.end()
 
@@ -171,7 +171,7 @@ func (c *conn) createPair(nsFD int, s Spec, name, alias string) (ends, error) {
 // transmits without a lock, and each queue costs entries in sysfs, of which the
 // kernel makes one set for each CPU otherwise.
 func (b *batch) end4(name string, mtu int, mac net.HardwareAddr) {
-	b.attrString(unix.IFLA_IFNAME, name)
+	b.linkName(name)
 	b.attr(unix.IFLA_ADDRESS, mac)
 	if mtu > 0 {
 		b.attr32(unix.IFLA_MTU, uint32(mtu))

@@ -13,7 +13,7 @@ import (
 
 // Of linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h.
 const (
-	ctNew    = 1<<8 | 0 // NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW
+	ctNew    = 1 << 8 // NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW
 	ctGet    = 1<<8 | 1
 	ctDelete = 1<<8 | 2
 

@@ -80,7 +80,7 @@ func FuzzParseAlias(f *testing.F) {
 
 func FuzzAttrs(f *testing.F) {
 	f.Add([]byte{8, 0, 3, 0, 'g', 'w', 0, 0})
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(func(_ *testing.T, b []byte) {
 		_, _ = parseLink(reply{typ: 16, data: b})
 		_ = ctOf(b, nil)
 	})

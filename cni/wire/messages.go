@@ -126,7 +126,7 @@ func parseConf(spec []byte) map[uint16]uint32 {
 func (c *conn) linkByName(name string) (l linkInfo, found bool, err error) {
 	var b batch
 	b.link("look up "+name, unix.RTM_GETLINK, unix.NLM_F_ACK, 0, false)
-	b.attrString(unix.IFLA_IFNAME, name)
+	b.linkName(name)
 	b.attr32(unix.IFLA_EXT_MASK, skipStats)
 	b.end()
 	err = c.do(&b, func(r reply) error {

@@ -57,7 +57,7 @@ func (b *batch) attr32(typ uint16, v uint32) { b.attr(typ, order.AppendUint32(ni
 
 func (b *batch) attr8(typ uint16, v uint8) { b.attr(typ, []byte{v}) }
 
-func (b *batch) attrString(typ uint16, s string) { b.attr(typ, append([]byte(s), 0)) }
+func (b *batch) linkName(name string) { b.attr(unix.IFLA_IFNAME, append([]byte(name), 0)) }
 
 func (b *batch) attrAddr(typ uint16, a netip.Addr) { b.attr(typ, a.AsSlice()) }
 

@@ -51,7 +51,6 @@ type contender struct {
 	name   string
 	path   string
 	config []byte
-	ifName string
 	env    []string
 	idle   func(context.Context) error // returns when it has nothing left to do
 }
@@ -62,7 +61,7 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("set the stage: %w", err)
 	}
-	defer func() { err = errors.Join(err, st.remove()) }()
+	defer func() { err = errors.Join(err, st.remove(context.WithoutCancel(ctx))) }()
 	if err := st.warm(ctx); err != nil {
 		return nil, err
 	}

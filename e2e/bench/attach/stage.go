@@ -44,7 +44,7 @@ func newStage(ctx context.Context, o Options) (_ *stage, err error) {
 	st.agent = process.Open(st.dir)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, st.remove())
+			err = errors.Join(err, st.remove(context.WithoutCancel(ctx)))
 		}
 	}()
 	// The agent's run folder is on tmpfs, as a node's /run is.
@@ -81,8 +81,8 @@ func (st *stage) pod(i int) string {
 	return prefix + strconv.Itoa(os.Getpid()) + "-pod" + strconv.Itoa(i)
 }
 
-func (st *stage) remove() error {
-	err := st.agent.Stop(context.Background(), "agent")
+func (st *stage) remove(ctx context.Context) error {
+	err := st.agent.Stop(ctx, "agent")
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil // it never started
 	}
