@@ -23,6 +23,7 @@ type memoryAllocator struct {
 	free    []netip.Addr
 	records map[netip.Addr]ipam.Record
 	fail    error // of Release
+	broken  bool  // no more records can be made
 }
 
 func newMemoryAllocator(first string, n int) *memoryAllocator {
@@ -73,9 +74,17 @@ func (m *memoryAllocator) Adopt(r ipam.Record) error {
 	defer m.mu.Unlock()
 	if old, found := m.records[r.Address]; found {
 		if old.Owner != r.Owner {
-			return errors.New("the address is another's")
+			return ipam.ErrAddressTaken
 		}
 		return nil
+	}
+	for _, old := range m.records {
+		if old.Owner == r.Owner {
+			return ipam.ErrOwnerHasAddress
+		}
+	}
+	if m.broken {
+		return errors.New("no space left")
 	}
 	m.records[r.Address] = r
 	m.free = slices.DeleteFunc(m.free, func(a netip.Addr) bool { return a == r.Address })

@@ -2,6 +2,7 @@ package cni
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -13,8 +14,9 @@ import (
 //
 //	link   record   what comes of it
 //	yes    yes      attached
-//	yes    no       attached, and the address is recorded again; if that can't be,
-//	                because it is another's, the link is given up
+//	yes    no       attached, and the address is recorded again; if it is another's
+//	                by now, the link is given up
+//	yes    other    attached, and the address of the link is recorded instead
 //	no     yes      the pod went while no agent ran: the address is released
 //	given up        detaching goes on where it ended
 //
@@ -39,13 +41,17 @@ func (s *Server) Recover(ctx context.Context) ([]Attachment, error) {
 			s.doom(a)
 			continue
 		}
-		if err := s.readopt(a); err != nil {
-			s.o.Log.Error("giving up an attached container, because its address can't be recorded", "container", l.ContainerID, "link", l.HostEnd, "err", err)
+		switch err := s.readopt(ctx, a); {
+		case errors.Is(err, ipam.ErrAddressTaken):
+			s.o.Log.Error("giving up an attached container, because its address is another's", "container", l.ContainerID, "link", l.HostEnd, "err", err)
 			if _, _, err := s.o.Wirer.Doom(ctx, l.ContainerID, l.Interface); err != nil {
 				return nil, fmt.Errorf("give up link %s: %w", l.HostEnd, err)
 			}
 			s.doom(a)
 			continue
+		case err != nil:
+			// A pod that works is left to work, whatever is the matter with the records.
+			s.o.Log.Error("can't record the address of an attached container", "container", l.ContainerID, "link", l.HostEnd, "err", err)
 		}
 		s.setAttached(a)
 	}
@@ -60,11 +66,23 @@ func (s *Server) Recover(ctx context.Context) ([]Attachment, error) {
 	return s.Attachments(), nil
 }
 
-func (s *Server) readopt(a Attachment) error {
-	for _, addr := range a.Addresses {
-		if err := s.o.Allocator.Adopt(ipam.Record{Address: addr, Owner: a.Owner}); err != nil {
-			return err
+// readopt puts an attachment's addresses on record. What else is on record as
+// the owner's is not what its link says, and goes.
+func (s *Server) readopt(ctx context.Context, a Attachment) error {
+	adopt := func() error {
+		for _, addr := range a.Addresses {
+			if err := s.o.Allocator.Adopt(ipam.Record{Address: addr, Owner: a.Owner}); err != nil {
+				return err
+			}
 		}
+		return nil
 	}
-	return nil
+	err := adopt()
+	if !errors.Is(err, ipam.ErrOwnerHasAddress) {
+		return err
+	}
+	if err := s.o.Allocator.Release(ctx, a.Owner); err != nil {
+		return err
+	}
+	return adopt()
 }

@@ -425,44 +425,71 @@ func TestCheck(t *testing.T) {
 
 func TestRecover(t *testing.T) {
 	b := newBench(t, 8, Options{ReapDelay: time.Hour})
-	for _, id := range []string{"live", "vanished", "unrecorded", "deleted", "stolen"} {
+	for _, id := range []string{"live", "vanished", "unrecorded", "deleted", "stolen", "misrecorded"} {
 		b.must(b.Add, request(id))
 	}
 	b.must(b.Del, request("deleted"))
 	b.stop()
 	b.node.vanish("vanished")
-	lost := map[string]netip.Addr{}
+	address := map[string]netip.Addr{}
 	for _, r := range b.allocator.Records() {
-		if id := r.Owner.ContainerID; id == "unrecorded" || id == "stolen" {
-			lost[id] = r.Address
+		id := r.Owner.ContainerID
+		address[id] = r.Address
+		if id == "unrecorded" || id == "stolen" || id == "misrecorded" {
 			if err := b.allocator.Release(t.Context(), r.Owner); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	thief := ipam.Owner{ContainerID: "live", Interface: "eth0"}
-	if err := b.allocator.Adopt(ipam.Record{Address: lost["stolen"], Owner: thief}); err != nil {
-		t.Fatal(err)
+	record := func(id string, a netip.Addr) {
+		t.Helper()
+		if err := b.allocator.Adopt(ipam.Record{Address: a, Owner: ipam.Owner{ContainerID: id, Interface: "eth0"}}); err != nil {
+			t.Fatal(err)
+		}
 	}
+	record("misrecorded", netip.MustParseAddr("172.25.0.200"))
+	b.node.links["thief"] = wire.Link{HostEnd: "thief", Identity: wire.Identity{Network: "godwit", ContainerID: "thief", Interface: "eth0", Addresses: []netip.Addr{address["stolen"]}}}
+	record("thief", address["stolen"])
+
 	attached := b.start(Options{ReapDelay: time.Hour})
-	var ids []string
+	got := map[string]netip.Addr{}
 	for _, a := range attached {
-		ids = append(ids, a.Owner.ContainerID)
-		if len(a.Addresses) != 1 || a.HostLink != wire.HostEnd(a.Owner.ContainerID, "eth0") || a.Network != "godwit" {
+		got[a.Owner.ContainerID] = a.Addresses[0]
+		if a.Network != "godwit" || a.HostLink == "" {
 			t.Errorf("%+v", a)
 		}
 	}
-	slices.Sort(ids)
-	if !slices.Equal(ids, []string{"live", "unrecorded"}) {
-		t.Errorf("attached are %v", ids)
+	want := map[string]netip.Addr{
+		"live": address["live"], "unrecorded": address["unrecorded"], "misrecorded": address["misrecorded"], "thief": address["stolen"],
 	}
-	records := map[netip.Addr]string{}
+	compare := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+	if d := cmp.Diff(want, got, compare); d != "" {
+		t.Errorf("attached (-want +got):\n%s", d)
+	}
+	recorded := map[string]netip.Addr{}
 	for _, r := range b.allocator.Records() {
-		records[r.Address] = r.Owner.ContainerID
+		recorded[r.Owner.ContainerID] = r.Address
 	}
-	if len(b.node.links) != 2 || len(records) != 3 || records[lost["unrecorded"]] != "unrecorded" {
-		t.Errorf("links %v, records %v", b.node.links, records)
+	if d := cmp.Diff(want, recorded, compare); d != "" {
+		t.Errorf("recorded (-want +got):\n%s", d)
 	}
+	if len(b.node.links) != 4 {
+		t.Errorf("links: %v", b.node.links)
+	}
+}
+
+func TestRecoverLetsPodsWork(t *testing.T) {
+	b := newBench(t, 8, Options{})
+	b.must(b.Add, request("c"))
+	b.stop()
+	if err := b.allocator.Release(t.Context(), ipam.Owner{ContainerID: "c", Interface: "eth0"}); err != nil {
+		t.Fatal(err)
+	}
+	b.allocator.broken = true
+	if attached := b.start(Options{}); len(attached) != 1 {
+		t.Errorf("attached: %v", attached)
+	}
+	b.expectLeft("1 links, 1 routes, 0 records")
 }
 
 func TestManyContainersAtOnce(t *testing.T) {
