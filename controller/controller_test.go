@@ -183,8 +183,8 @@ func testQuiet(t *testing.T, cfg *rest.Config, a api) {
 	change(a, node("n1", "", nil), func(n *corev1.Node) { n.Labels = map[string]string{"unrelated": "label"} })
 	change(a, pool("pods", ""), func(p *v1alpha1.IPPool) { p.Annotations = map[string]string{"note": "mine"} })
 	change(a, pool("pods", ""), func(p *v1alpha1.IPPool) { p.Spec.NATOutgoing = true })
-	a.planOf("n2", "natOutgoing", func(s v1alpha1.NodeNetworkSpec) bool { return natOutgoing(s) })
-	a.planOf("n1", "natOutgoing", func(s v1alpha1.NodeNetworkSpec) bool { return natOutgoing(s) })
+	a.planOf("n2", "natOutgoing", natOutgoing)
+	a.planOf("n1", "natOutgoing", natOutgoing)
 	a.poolIs("pods", "True Ready: 2 of 2 nodes take blocks of the pool")
 	report(a, "n1", func(s *v1alpha1.NodeNetworkStatus) {
 		s.Blocks = []v1alpha1.BlockStatus{{CIDR: "172.26.0.0/26", Pool: "other", Allocated: 5}}

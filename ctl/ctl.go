@@ -53,7 +53,7 @@ type Env struct {
 // Run runs the command that args name and returns the program's exit status: 0,
 // 1 for an error, or 2 when --exit-code was given and something is not well.
 func Run(ctx context.Context, env Env, args []string) int {
-	cmd := newCommand(env)
+	cmd := newCommand(env) //nolint:contextcheck // cobra hands ctx to the commands
 	cmd.SetArgs(args)
 	cmd.SetOut(env.Out)
 	cmd.SetErr(env.Err)
