@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var plainly = cmp.AllowUnexported(kernelRoute{}, kernelObject{}, content{}, path{}, event{}, link{}) //nolint:gochecknoglobals // an option
+var plainly = cmp.AllowUnexported(kernelRoute{}, kernelObject{}, content{}, path{}, event{}, link{})
 
 func exact() cmp.Options {
 	return cmp.Options{
