@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/godwit-net/godwit/cni/wire"
 	"github.com/godwit-net/godwit/ipam"
@@ -171,6 +172,7 @@ func (f *fakeNode) Doom(_ context.Context, id, ifName string) (wire.Link, bool, 
 }
 
 func (f *fakeNode) Sweep(context.Context) error {
+	time.Sleep(10 * time.Millisecond) // as the kernel takes
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.sweepErr != nil {

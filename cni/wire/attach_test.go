@@ -282,6 +282,22 @@ func TestDoomAndSweep(t *testing.T) {
 	}
 }
 
+func TestDoomSparesForeigners(t *testing.T) {
+	node := netnstest.New(t)
+	w := newWirer(t, node)
+	name := HostEnd("one", "eth0")
+	node.Run("ip", "link", "add", name, "type", "veth", "peer", "name", "x0")
+	for _, alias := range []string{"mine", "godwit godwit two eth0 172.25.0.131"} {
+		node.Run("ip", "link", "set", name, "alias", alias)
+		if _, found, err := w.Doom(t.Context(), "one", "eth0"); found || err != nil {
+			t.Errorf("%v, %v", found, err)
+		}
+		if got := lines(node.Run("cat", "/sys/class/net/"+name+"/ifalias")); got != alias {
+			t.Errorf("alias %q became %q", alias, got)
+		}
+	}
+}
+
 func TestSweepSparesForeignersInTheGroup(t *testing.T) {
 	node, one, two := netnstest.New(t), netnstest.New(t), netnstest.New(t)
 	w := newWirer(t, node)
