@@ -90,9 +90,9 @@ func (l *Lab) picture() string {
 		return fmt.Sprintf("%s %-13s · AS %d · pods %s", n.Name, n.Address.Addr(), l.Top.NodeASN, n.Block)
 	}
 	return fmt.Sprintf(`%-20s ─── %-34s ─┐   ┌─ %s
-                     ┌──┘                                  │   │
-%-20s ┤                                     ├───┼─ %s
-                     └──┐                                  │   │
+                      ┌─┘                                    │   │
+%-20s ─┤                                      ├───┼─ %s
+                      └─┐                                    │   │
 %-20s ─── %-34s ─┘   └─ %s`,
 		host(0), tor(0), node(0), host(2), node(1), host(1), tor(1), node(2))
 }
