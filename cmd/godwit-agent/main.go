@@ -20,6 +20,7 @@ import (
 	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/bgp/gobgp"
+	"github.com/godwit-net/godwit/internal/burst"
 	"github.com/godwit-net/godwit/internal/version"
 )
 
@@ -73,7 +74,7 @@ func run(ctx context.Context, o agent.Options, kubeconfig, level string) error {
 		return err
 	}
 	o.NewSpeaker = func(sink bgp.Sink, restarting bool) (bgp.Speaker, error) {
-		return gobgp.New(gobgp.Options{Log: o.Log.With("part", "bgp"), Sink: sink, Restarting: restarting})
+		return gobgp.New(gobgp.Options{Log: o.Log.With("part", "bgp"), Sink: burst.Watch(sink), Restarting: restarting})
 	}
 	a, err := agent.New(ctx, o)
 	if err != nil {
