@@ -17,7 +17,6 @@ import (
 	"github.com/godwit-net/godwit/e2e/traffic"
 )
 
-//nolint:gochecknoglobals // how package testing takes flags
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // TestMain also is the process with the streams that tests look at.

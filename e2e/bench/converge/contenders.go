@@ -33,7 +33,7 @@ type running struct {
 func contenders(ctx context.Context, o Options) ([]contender, error) {
 	all := []contender{
 		{name: "Godwit", start: func(_ context.Context, netns, dir string) (running, error) {
-			return startAgent(o.Agent, netns, dir)
+			return startAgent(o.Agent, netns, dir) //nolint:contextcheck // it outlives the start
 		}},
 		{name: "BIRD", start: func(ctx context.Context, netns, dir string) (running, error) {
 			return startRouter(router.StartBIRD(ctx, netns, dir, birdConf()))
