@@ -355,25 +355,10 @@ func (al allocator) Records() []ipam.Record { return al.a.addresses.Records() }
 // podRoutes are the routes of pods in the node's table.
 type podRoutes struct{ table *routes.Table }
 
-// linkNews is how long the table may take to hear of a link. Whoever asks for a
-// pod's route has just brought the pod's link up, and in a burst of pods the
-// kernel's notifications come late.
-const linkNews = 2 * time.Second
-
 func (p podRoutes) Add(ctx context.Context, addr netip.Addr, link string) error {
 	dst := hostPrefix(addr)
-	for begin := time.Now(); ; {
-		p.table.Update(routes.ClassPod, []routes.Route{{Dst: dst, Link: link}}, nil)
-		err := p.table.Wait(ctx, dst)
-		if err == nil || errors.Is(err, routes.ErrClosed) || time.Since(begin) > linkNews {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
+	p.table.Update(routes.ClassPod, []routes.Route{{Dst: dst, Link: link}}, nil)
+	return p.table.Wait(ctx, dst)
 }
 
 func (p podRoutes) Remove(_ context.Context, addr netip.Addr) {
