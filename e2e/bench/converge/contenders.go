@@ -17,9 +17,9 @@ import (
 	"github.com/godwit-net/godwit/e2e/process"
 )
 
-// contender is a router that takes part. What is not a router's own default
-// in its configuration is what the sender's table needs, or an operator's usual
-// choice for speed.
+// contender is a router that takes part. All take nothing but blocks of the
+// pool, as a node does. What else is not a router's own default in its
+// configuration is an operator's choice for speed.
 type contender struct {
 	name, version string
 	start         func(ctx context.Context, netns, dir string) (running, error)
@@ -91,16 +91,24 @@ protocol bgp sender {
   neighbor %[2]v as %[3]d;
   direct;
   graceful restart on;
-  ipv4 { import all; export none; };
+  ipv4 {
+    import filter { if net ~ [ %[4]v{26,26} ] then accept; reject; };
+    export none;
+  };
 }
-`, routerAddress(), senderAddress(), asn)
+`, routerAddress(), senderAddress(), asn, announced())
 }
 
 func frrConf() string {
-	return fmt.Sprintf(`router bgp %[3]d
+	return fmt.Sprintf(`ip prefix-list blocks seq 5 permit %[4]v ge 26 le 26
+route-map blocks permit 10
+ match ip address prefix-list blocks
+router bgp %[3]d
  bgp router-id %[1]v
  neighbor %[2]v remote-as %[3]d
-`, routerAddress(), senderAddress(), asn)
+ address-family ipv4 unicast
+  neighbor %[2]v route-map blocks in
+`, routerAddress(), senderAddress(), asn, announced())
 }
 
 const nodeName = "bench"

@@ -90,9 +90,10 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		for i, who := range all {
 			results[i] = Result{Name: who.name, Version: who.version}
 		}
+		table := sender.Table(c.Prefixes, c.Hops)
 		for round := range o.Runs {
 			for i, who := range all {
-				took, err := once(ctx, who, c, o.Settle)
+				took, err := once(ctx, who, c, table, o.Settle)
 				if err != nil {
 					return nil, fmt.Errorf("%s with %d prefixes, run %d: %w", who.name, c.Prefixes, round+1, err)
 				}
@@ -107,7 +108,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 }
 
 // once is one run of one contender, from nothing to nothing.
-func once(ctx context.Context, who contender, c Case, settle time.Duration) (_ time.Duration, err error) {
+func once(ctx context.Context, who contender, c Case, table []byte, settle time.Duration) (_ time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	st, err := newStage(ctx)
@@ -137,11 +138,10 @@ func once(ctx context.Context, who contender, c Case, settle time.Duration) (_ t
 	if err := sleep(ctx, settle); err != nil {
 		return 0, err
 	}
-	return measure(ctx, st, watch, c)
+	return measure(ctx, st, watch, c, table)
 }
 
-func measure(ctx context.Context, st *stage, watch *observer, c Case) (time.Duration, error) {
-	table := sender.Table(c.Prefixes, c.Hops)
+func measure(ctx context.Context, st *stage, watch *observer, c Case, table []byte) (time.Duration, error) {
 	session, err := connect(ctx, st)
 	if err != nil {
 		return 0, err

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -18,14 +20,20 @@ import (
 
 const (
 	// receiveBuffer holds the notifications of several whole tables.
-	receiveBuffer = 256 << 20
-	// observeEvery is how often the observer looks, and so its precision. It does
-	// not sleep on its socket: it would be woken for every route, and take the
-	// processor from the router that it observes.
+	receiveBuffer = 512 << 20
+	// observeEvery is how often the observer looks, and so its precision.
 	observeEvery = time.Millisecond
+	// observeQuiet is how long there must be no news before the observer reads what
+	// it has got.
+	observeQuiet = 50 * time.Millisecond
 )
 
 // observer counts the routes that a kernel gets, by their notifications.
+//
+// To read them at once would take the processor from the router that it
+// observes. So it lets them gather, and only notes when how many bytes were
+// there; it reads them when no more come, and by their place among the bytes it
+// knows when they came.
 type observer struct {
 	netns   string
 	fd      int
@@ -33,6 +41,13 @@ type observer struct {
 	missing map[netip.Prefix]bool // the whole table
 	left    int                   // how many are missing
 	buf     []byte
+	samples []sample
+}
+
+// sample says how much there was to read at some time.
+type sample struct {
+	at    time.Time
+	bytes uint32
 }
 
 // newObserver subscribes to the routes of a namespace, which has none of the
@@ -63,17 +78,24 @@ func newObserver(netns string, c Case) (*observer, error) {
 
 func (o *observer) close() { _ = unix.Close(o.fd) }
 
-// wait returns when the kernel has all prefixes, and the moment when that was
-// seen.
+// wait returns when the kernel has all prefixes, and since when it had.
 func (o *observer) wait(ctx context.Context) (time.Time, error) {
 	tick := time.NewTicker(observeEvery)
 	defer tick.Stop()
 	for {
-		if err := o.drain(); err != nil {
+		now := time.Now()
+		n, err := o.gathered()
+		if err != nil {
 			return time.Time{}, err
 		}
-		if o.left == 0 {
-			return time.Now(), nil
+		last := len(o.samples) - 1
+		switch {
+		case last < 0 && n > 0, last >= 0 && o.samples[last].bytes != n:
+			o.samples = append(o.samples, sample{now, n})
+		case last >= 0 && now.Sub(o.samples[last].at) > observeQuiet:
+			if at, err := o.read(); err != nil || o.left == 0 {
+				return at, err
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -83,25 +105,50 @@ func (o *observer) wait(ctx context.Context) (time.Time, error) {
 	}
 }
 
-// drain takes in the notifications that are there.
-func (o *observer) drain() error {
-	for {
+// gathered is how many bytes there are to read, in the kernel's own count.
+func (o *observer) gathered() (uint32, error) {
+	var info [unix.SK_MEMINFO_VARS]uint32
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(o.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0) // #nosec G103 -- x/sys has no function for it
+	if errno != 0 {
+		return 0, os.NewSyscallError("netlink memory", errno)
+	}
+	return info[unix.SK_MEMINFO_RMEM_ALLOC], nil
+}
+
+// read takes in the notifications that are there, and returns when the one came
+// that was the last to be missing.
+func (o *observer) read() (at time.Time, err error) {
+	samples := o.samples
+	o.samples = nil
+	total, err := o.gathered()
+	rest, mixed := total, false
+	for err == nil {
 		n, _, err := unix.Recvfrom(o.fd, o.buf, 0)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
-			return nil
+			return at, nil
 		case errors.Is(err, unix.EINTR):
 			continue
-		case errors.Is(err, unix.ENOBUFS): // some were lost: look at everything
-			if err := o.recount(); err != nil {
-				return err
-			}
-			continue
-		case err != nil:
-			return os.NewSyscallError("netlink receive", err)
+		case err != nil: // ENOBUFS is that some were lost, which are not to be timed
+			return at, os.NewSyscallError("netlink receive", err)
 		}
-		o.take(o.buf[:n])
+		before := rest
+		if rest, err = o.gathered(); err != nil {
+			return at, err
+		}
+		// Where more come while these are read, places say nothing: then it is now.
+		mixed = mixed || rest >= before
+		missed := o.left
+		if o.take(o.buf[:n]); missed > 0 && o.left == 0 {
+			at = time.Now()
+			if i := slices.IndexFunc(samples, func(s sample) bool { return s.bytes >= total-rest }); i >= 0 && !mixed {
+				at = samples[i].at
+			}
+		}
 	}
+	return at, err
 }
 
 // take reads a datagram of route messages (rtnetlink(7)): length, type, and
@@ -151,18 +198,6 @@ func destination(m []byte) (netip.Prefix, bool) {
 		m = m[min((n+3)&^3, len(m)):]
 	}
 	return netip.Prefix{}, false
-}
-
-// recount asks the kernel for all its routes.
-func (o *observer) recount() error {
-	have, err := kernelRoutes(o.netns)
-	if err != nil {
-		return err
-	}
-	for p := range o.missing {
-		o.note(p, len(have[p]) == 0)
-	}
-	return nil
 }
 
 // kernelRoutes returns the gateways of the table's routes in a namespace.
