@@ -91,7 +91,7 @@ test-unit: kube ## The inner loop: package tests, on the real kernel and API ser
 test-race: kube
 	@scripts/install-packages $(TEST_PACKAGES)
 	@echo "==> package tests with the race detector"
-	@CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m ./...
+	@GORACE=suppressions=$(CURDIR)/scripts/race-suppressions CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m ./...
 
 test-e2e: root kube programs lab-program ## The end-to-end tests, on a lab of their own
 	@scripts/install-packages $(LAB_PACKAGES)

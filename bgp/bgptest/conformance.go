@@ -329,6 +329,10 @@ func testRestart(t *testing.T, f *fixture) {
 	r.Announce(r.Peer().Address, 0, prefixes("172.25.3.0/26", "172.25.4.0/26")...)
 	r.EndOfRIB()
 	f.sink.WaitRoutes(t, via("172.25.3.0/26", r), via("172.25.4.0/26", r))
+	f.sink.WaitInSync(t)
+	if s := f.session(r); s.Accepted != 2 {
+		t.Errorf("reported is %+v", s)
+	}
 	r.Break()
 	f.until(func() string {
 		if s := f.session(r); s.State == bgp.StateEstablished || !strings.Contains(s.Message, "is kept") {

@@ -142,8 +142,10 @@ func (s *server) withdrawAll(ctx context.Context) {
 // GoBGP's own stop closes accepted connections at once, often before the Cease
 // is sent, which peers then take for a restart.
 func (s *server) shutdownAll(ctx context.Context) {
-	if err := s.ShutdownPeer(ctx, &api.ShutdownPeerRequest{Communication: "this node leaves"}); err != nil {
-		return
+	// One by one: asked for all at once, GoBGP gives all sessions one message, which
+	// each of them writes to while it sends it.
+	for addr := range s.updatesSent(ctx) {
+		_ = s.ShutdownPeer(ctx, &api.ShutdownPeerRequest{Address: addr, Communication: "this node leaves"}) // it may be gone already
 	}
 	for deadline := time.Now().Add(flushTimeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if len(s.updatesSent(ctx)) == 0 {

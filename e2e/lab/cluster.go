@@ -164,23 +164,43 @@ func (l *Lab) checkConverged(ctx context.Context) error {
 	return l.checkReported(ctx)
 }
 
-// checkReported tells whether the nodes have reported their pods, which they do
-// a moment after they attached them.
+// checkReported tells whether the figures that people see have caught up with
+// what is so, which takes them a moment.
 func (l *Lab) checkReported(ctx context.Context) error {
 	api, err := l.API()
 	if err != nil {
 		return err
 	}
-	var list v1alpha1.NodeNetworkList
-	if err := api.List(ctx, &list); err != nil {
+	var nodes v1alpha1.NodeNetworkList
+	if err := api.List(ctx, &nodes); err != nil {
 		return err
 	}
 	reported, want := 0, len(l.Pods())
-	for _, nn := range list.Items {
+	for _, nn := range nodes.Items {
 		reported += int(nn.Status.Summary.Pods)
+		// All networks but the node's own block are learned.
+		if got, want := int(nn.Status.Summary.Routes), len(l.networksFor(nn.Name))-1; got != want {
+			return fmt.Errorf("%s reports %d routes of %d", nn.Name, got, want)
+		}
+		for _, s := range nn.Status.Sessions {
+			if s.Accepted == 0 {
+				return fmt.Errorf("%s reports no route from %s", nn.Name, s.Name)
+			}
+		}
 	}
 	if reported != want {
 		return fmt.Errorf("the nodes report %d pods of %d", reported, want)
+	}
+	var pools v1alpha1.IPPoolList
+	if err := api.List(ctx, &pools); err != nil {
+		return err
+	}
+	counted := 0
+	for _, p := range pools.Items {
+		counted += int(p.Status.Allocated)
+	}
+	if counted != want {
+		return fmt.Errorf("the pools report %d addresses of %d", counted, want)
 	}
 	return nil
 }
