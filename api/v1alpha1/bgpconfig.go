@@ -12,11 +12,17 @@ const BGPConfigName = "default"
 const DefaultASN = 64512
 
 // Topology says which BGP sessions the nodes have with each other.
-// +kubebuilder:validation:Enum=Mesh
+// +kubebuilder:validation:Enum=Mesh;None
 type Topology string
 
-// TopologyMesh gives each node a session with every other node.
-const TopologyMesh Topology = "Mesh"
+// The topologies.
+const (
+	// TopologyMesh gives each node a session with every other node.
+	TopologyMesh Topology = "Mesh"
+	// TopologyNone gives the nodes no sessions with each other: they learn of each
+	// other's blocks from the API. Sessions with BGPPeers stay.
+	TopologyNone Topology = "None"
+)
 
 // BGPConfig holds the settings of the nodes' BGP speakers. The one named
 // "default" is used; without it the defaults below are.
@@ -49,7 +55,9 @@ type BGPConfigSpec struct {
 	ASNumber int64 `json:"asNumber,omitempty"`
 
 	// Which sessions the nodes have with each other: Mesh gives each node one with
-	// every other.
+	// every other; with None they have none and learn of each other's blocks from
+	// the API, for networks where BGP between nodes is not allowed. It can be
+	// changed at any time: the old ways go when the new ones are there.
 	// +optional
 	// +kubebuilder:default=Mesh
 	Topology Topology `json:"topology,omitempty"`

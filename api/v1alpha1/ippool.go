@@ -6,12 +6,45 @@ import (
 
 // Encapsulation says how packets between pods of different nodes cross the
 // underlying network.
-// +kubebuilder:validation:Enum=None
+// +kubebuilder:validation:Enum=None;IPIP;IPIPCrossSubnet;VXLAN;VXLANCrossSubnet
 type Encapsulation string
 
-// EncapsulationNone routes pod packets bare: the network between the nodes
-// must know, or be told by BGP, where each block is.
-const EncapsulationNone Encapsulation = "None"
+// The encapsulations.
+const (
+	// EncapsulationNone routes pod packets bare: the network between the nodes
+	// must know, or be told by BGP, where each block is.
+	EncapsulationNone Encapsulation = "None"
+	// EncapsulationIPIP puts each packet into one more IPv4 header (RFC 2003). Only
+	// for IPv4 pools.
+	EncapsulationIPIP Encapsulation = "IPIP"
+	// EncapsulationIPIPCrossSubnet is IPIP towards nodes of other subnets, and None
+	// towards those of the node's own.
+	EncapsulationIPIPCrossSubnet Encapsulation = "IPIPCrossSubnet"
+	// EncapsulationVXLAN puts each packet into UDP (RFC 7348), over the underlying
+	// network's IPv4 for an IPv4 pool and its IPv6 for an IPv6 pool.
+	EncapsulationVXLAN Encapsulation = "VXLAN"
+	// EncapsulationVXLANCrossSubnet is VXLAN towards nodes of other subnets, and None
+	// towards those of the node's own.
+	EncapsulationVXLANCrossSubnet Encapsulation = "VXLANCrossSubnet"
+)
+
+// Tunnel returns the kind of tunnel that the encapsulation uses; empty: none.
+func (e Encapsulation) Tunnel() TunnelKind {
+	switch e {
+	case EncapsulationIPIP, EncapsulationIPIPCrossSubnet:
+		return TunnelIPIP
+	case EncapsulationVXLAN, EncapsulationVXLANCrossSubnet:
+		return TunnelVXLAN
+	case EncapsulationNone:
+	}
+	return ""
+}
+
+// CrossSubnet tells whether only packets to nodes of other subnets are
+// encapsulated.
+func (e Encapsulation) CrossSubnet() bool {
+	return e == EncapsulationIPIPCrossSubnet || e == EncapsulationVXLANCrossSubnet
+}
 
 // IPPool is a range of addresses for pods. Nodes claim blocks of it and
 // announce them over BGP; pods get their addresses from their node's blocks.
@@ -47,6 +80,7 @@ type IPPool struct {
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.blockSize) || (cidr(self.cidr).ip().family() == 4 ? (self.blockSize >= 20 && self.blockSize <= 32) : (self.blockSize >= 116 && self.blockSize <= 128))",fieldPath=".blockSize",message="blockSize must be 20 to 32 for an IPv4 pool and 116 to 128 for an IPv6 pool"
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || has(self.blockSize) || cidr(self.cidr).prefixLength() <= (cidr(self.cidr).ip().family() == 4 ? 26 : 122)",fieldPath=".blockSize",message="the pool is smaller than the default block (/26, /122): set blockSize"
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.reservedCIDRs) || self.reservedCIDRs.all(r, !isCIDR(r) || cidr(self.cidr).containsCIDR(r))",fieldPath=".reservedCIDRs",message="reservedCIDRs must lie inside cidr"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || cidr(self.cidr).ip().family() == 4 || !has(self.encapsulation) || !self.encapsulation.startsWith('IPIP')",fieldPath=".encapsulation",message="IPIP carries IPv4 only: use VXLAN, VXLANCrossSubnet or None for an IPv6 pool"
 type IPPoolSpec struct {
 	// The range of addresses, such as 172.25.0.0/16 or fd00:25::/48. It must be
 	// the network address of the range, and it can't be changed later.
@@ -63,7 +97,9 @@ type IPPoolSpec struct {
 	BlockSize *int32 `json:"blockSize,omitempty"`
 
 	// How packets between pods of different nodes cross the network below: None
-	// routes them bare.
+	// routes them bare, IPIP and VXLAN put them into tunnels, and IPIPCrossSubnet
+	// and VXLANCrossSubnet do so only between nodes of different subnets. It can be
+	// changed at any time: nodes go over to the new one when all of them can.
 	// +optional
 	// +kubebuilder:default=None
 	Encapsulation Encapsulation `json:"encapsulation,omitempty"`
@@ -98,10 +134,16 @@ type IPPoolSpec struct {
 	ReservedCIDRs []string `json:"reservedCIDRs,omitempty"`
 }
 
+// ConditionEncapsulationApplied is the type of a pool's condition that tells
+// whether the plans of nodes have the encapsulation which the pool asks for.
+const ConditionEncapsulationApplied = "EncapsulationApplied"
+
 // IPPoolStatus is what the controller found out about a pool.
 type IPPoolStatus struct {
 	// Ready tells whether nodes may claim blocks of the pool; the reason says why
-	// not (Overlaps, Disabled, Invalid, NoNodes).
+	// not (Overlaps, Disabled, Invalid, NoNodes). EncapsulationApplied, of a pool
+	// that nodes know, tells whether they use the encapsulation that the pool asks
+	// for: while it is False (WaitingForTunnels), they use the one before.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -50,6 +50,21 @@ type NodeNetworkSpec struct {
 	// The TCP port on which the node's speaker listens.
 	// +optional
 	ListenPort int32 `json:"listenPort,omitempty"`
+	// The tunnels that the node is to have, whether or not a pool uses them yet.
+	// +optional
+	// +listType=set
+	Tunnels []TunnelKind `json:"tunnels,omitempty"`
+	// The settings of the tunnels and of pods' interfaces.
+	// +optional
+	Network *NetworkConfigSpec `json:"network,omitempty"`
+	// Whether the blocks of other nodes are to be routed as the API tells.
+	// +optional
+	BlocksFromAPI bool `json:"blocksFromAPI,omitempty"`
+	// The other nodes, when blocks are routed as the API tells.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Nodes []PlannedNode `json:"nodes,omitempty"`
 	// The pools of the cluster that are in order.
 	// +optional
 	// +listType=map
@@ -61,6 +76,43 @@ type NodeNetworkSpec struct {
 	// +listType=map
 	// +listMapKey=peerAddress
 	Sessions []PlannedSession `json:"sessions,omitempty"`
+}
+
+// TunnelKind is a kind of tunnel.
+// +kubebuilder:validation:Enum=IPIP;VXLAN
+type TunnelKind string
+
+// The kinds of tunnels.
+const (
+	// TunnelIPIP is IPv4 in IPv4 (RFC 2003).
+	TunnelIPIP TunnelKind = "IPIP"
+	// TunnelVXLAN is Ethernet in UDP (RFC 7348), over each family of the node's
+	// addresses.
+	TunnelVXLAN TunnelKind = "VXLAN"
+)
+
+// Interface returns the name of the interface of such a tunnel between nodes'
+// IPv4 or IPv6 addresses; empty: there is none.
+func (k TunnelKind) Interface(v6 bool) string {
+	switch {
+	case k == TunnelIPIP && !v6:
+		return "godwit.ipip"
+	case k == TunnelVXLAN && !v6:
+		return "godwit.vxlan"
+	case k == TunnelVXLAN:
+		return "godwit.vxlan6"
+	}
+	return ""
+}
+
+// PlannedNode is another node, as one needs to know it to route its blocks.
+type PlannedNode struct {
+	// The name of the node.
+	Name string `json:"name"`
+	// The node's addresses, at most one of a family.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=2
+	Addresses []string `json:"addresses"`
 }
 
 // PlannedPool is what a node needs to know of a pool.
@@ -144,6 +196,10 @@ const (
 	ConditionSessionsEstablished = "SessionsEstablished"
 	// ConditionRoutesInstalled tells whether all routes are in the kernel.
 	ConditionRoutesInstalled = "RoutesInstalled"
+	// ConditionTunnelsReady tells whether all planned tunnels carry packets; the
+	// reason says why not (DeviceConflict, PortInUse, NotSupported, MTUTooSmall,
+	// NoAddress, Failed).
+	ConditionTunnelsReady = "TunnelsReady"
 )
 
 // NodeNetworkStatus is what is so on a node.
@@ -151,7 +207,8 @@ type NodeNetworkStatus struct {
 	// The generation of the plan that the agent carries out.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// Ready, PlanApplied, SessionsEstablished and RoutesInstalled.
+	// Ready, PlanApplied, SessionsEstablished, RoutesInstalled and, where there are
+	// tunnels, TunnelsReady.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -164,6 +221,17 @@ type NodeNetworkStatus struct {
 	// +listType=map
 	// +listMapKey=address
 	Addresses []NodeAddress `json:"addresses,omitempty"`
+	// The node's tunnels that carry packets.
+	// +optional
+	// +listType=map
+	// +listMapKey=interface
+	Tunnels []TunnelStatus `json:"tunnels,omitempty"`
+	// The MTU that new pods get, in bytes.
+	// +optional
+	MTU int32 `json:"mtu,omitempty"`
+	// Whether the blocks of all other nodes are routed as the API tells.
+	// +optional
+	BlocksFromAPI bool `json:"blocksFromAPI,omitempty"`
 	// The node's blocks.
 	// +optional
 	// +listType=map
@@ -190,6 +258,22 @@ type NodeAddress struct {
 	// The interface that has the address.
 	Interface string `json:"interface"`
 	// The interface's MTU, in bytes.
+	MTU int32 `json:"mtu"`
+}
+
+// TunnelStatus is a tunnel of a node.
+type TunnelStatus struct {
+	// The tunnel's interface: godwit.ipip, godwit.vxlan or, for VXLAN over IPv6,
+	// godwit.vxlan6.
+	Interface string `json:"interface"`
+	// The kind of tunnel.
+	Kind TunnelKind `json:"kind"`
+	// The tunnel's own address, from a block of the node, under which the node
+	// reaches pods behind the tunnel. There is none as long as no pool uses the
+	// tunnel.
+	// +optional
+	Address string `json:"address,omitempty"`
+	// The tunnel's MTU, in bytes.
 	MTU int32 `json:"mtu"`
 }
 

@@ -25,6 +25,7 @@ func AddToScheme(s *runtime.Scheme) error {
 		&IPPool{}, &IPPoolList{},
 		&IPBlock{}, &IPBlockList{},
 		&BGPConfig{}, &BGPConfigList{},
+		&NetworkConfig{}, &NetworkConfigList{},
 		&BGPPeer{}, &BGPPeerList{},
 		&BGPFilter{}, &BGPFilterList{},
 		&NodeNetwork{}, &NodeNetworkList{},
