@@ -46,15 +46,16 @@ func TestImportRules(t *testing.T) {
 		pkg  string
 		deny []string
 	}{
-		{"bgp", append(leaf("routes", "ipam", "nat"), gobgp, netlink, nftables)},
-		{"bgp/gobgp", append(leaf("routes", "ipam", "nat"), nftables)},
-		{"routes", append(leaf("bgp", "ipam", "nat"), gobgp, nftables)},
-		{"ipam", append(leaf("bgp", "routes", "nat"), gobgp, netlink, nftables)},
-		{"nat", append(leaf("bgp", "routes", "ipam"), gobgp)},
+		{"bgp", append(leaf("routes", "ipam", "nat", "tunnel"), gobgp, netlink, nftables)},
+		{"bgp/gobgp", append(leaf("routes", "ipam", "nat", "tunnel"), nftables)},
+		{"routes", append(leaf("bgp", "ipam", "nat", "tunnel"), gobgp, nftables)},
+		{"ipam", append(leaf("bgp", "routes", "nat", "tunnel"), gobgp, netlink, nftables)},
+		{"nat", append(leaf("bgp", "routes", "ipam", "tunnel"), gobgp)},
+		{"tunnel", append(leaf("bgp", "routes", "ipam", "nat"), gobgp, netlink, nftables)},
 		{"cni", []string{kubernetes, runtimes, gobgp, module + "agent", module + "controller"}},
-		{"controller", []string{gobgp, netlink, nftables, module + "agent", module + "bgp", module + "routes", module + "cni"}},
-		{"ctl", []string{gobgp, netlink, nftables, module + "agent", module + "bgp", module + "routes", module + "cni"}},
-		{"cmd/godwit-cni", []string{kubernetes, runtimes, gobgp, netlink, nftables, module + "ipam", module + "routes", module + "bgp", module + "agent"}},
+		{"controller", []string{gobgp, netlink, nftables, module + "agent", module + "bgp", module + "routes", module + "tunnel", module + "cni"}},
+		{"ctl", []string{gobgp, netlink, nftables, module + "agent", module + "bgp", module + "routes", module + "tunnel", module + "cni"}},
+		{"cmd/godwit-cni", []string{kubernetes, runtimes, gobgp, netlink, nftables, module + "ipam", module + "routes", module + "tunnel", module + "bgp", module + "agent"}},
 	} {
 		t.Run(rule.pkg, func(t *testing.T) {
 			for _, d := range dependencies(t, module+rule.pkg) {
