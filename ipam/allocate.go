@@ -30,7 +30,7 @@ type shortage struct {
 //
 // An owner that has addresses already gets the same ones if they are of the
 // families that the request asks for, so that a repeated request is harmless;
-// else ErrOwnerHasAddress.
+// else ErrOwnerHasAddress. For the node's own addresses see NodeOwner.
 //
 // Where this node's blocks have a free address in any of the pools, Allocate
 // doesn't wait. Else it claims a block, one claim at a time for each pool
@@ -66,29 +66,51 @@ func (n *Node) tryAllocate(r Request) ([]Record, *shortage, error) {
 		return nil, nil, errors.New("an address can't be given to a container without an id")
 	}
 	lists := n.families(r.Pools)
-	if len(lists) == 0 {
-		return nil, nil, n.noPool(r.Pools)
-	}
-	for _, list := range lists {
-		n.remember(list)
-	}
 	for {
-		if len(n.owners[r.Owner]) > 0 {
-			return n.allocatedBefore(r.Owner, lists)
-		}
-		picks := make([]pick, 0, len(lists))
-		for _, list := range lists {
-			p, ok := n.pick(list)
-			if !ok {
-				return nil, &shortage{list, n.wake}, nil
+		missing, outdated := lists, []netip.Addr(nil)
+		switch have := n.owners[r.Owner]; {
+		case r.Owner.IsNode():
+			missing, outdated = n.renew(r, lists)
+			if len(missing) == 0 && len(have) == len(outdated) {
+				return nil, nil, n.noPool(r.Pools)
 			}
-			picks = append(picks, p)
+		case len(lists) == 0:
+			return nil, nil, n.noPool(r.Pools)
+		default:
+			n.remember(lists)
+			if len(have) > 0 {
+				return n.allocatedBefore(r.Owner, lists)
+			}
 		}
-		records, err := n.record(r, picks)
-		if !errors.Is(err, fs.ErrExist) {
-			return records, nil, err
+		picks, short := n.pickAll(missing)
+		if short != nil {
+			return nil, short, nil
+		}
+		err := n.record(r, picks)
+		if err == nil {
+			_, err = n.release(r.Owner, outdated)
+		}
+		switch {
+		case err == nil:
+			return n.recordsOf(r.Owner), nil, nil
+		case !errors.Is(err, fs.ErrExist):
+			return nil, nil, err
 		}
 	}
+}
+
+// pickAll chooses an address of each of the lists of pools, or tells of which
+// list there is none.
+func (n *Node) pickAll(lists [][]string) ([]pick, *shortage) {
+	picks := make([]pick, 0, len(lists))
+	for _, list := range lists {
+		p, ok := n.pick(list)
+		if !ok {
+			return nil, &shortage{list, n.wake}
+		}
+		picks = append(picks, p)
+	}
+	return picks, nil
 }
 
 // families parts the usable ones of pools by family, in order, IPv4 first.
@@ -116,16 +138,14 @@ func (n *Node) families(names []string) [][]string {
 func (n *Node) allocatedBefore(o Owner, lists [][]string) ([]Record, *shortage, error) {
 	have := n.owners[o]
 	same := len(have) == len(lists)
-	var out []Record
 	for i, a := range have {
 		same = same && a.Is4() == n.pools[lists[i][0]].CIDR.Addr().Is4()
-		out = append(out, n.records[a])
 	}
 	if !same {
 		return nil, nil, fmt.Errorf("%s: %w, and of other families than are asked for: %s: delete it before it is added again",
 			o, ErrOwnerHasAddress, have)
 	}
-	return out, nil, nil
+	return n.recordsOf(o), nil, nil
 }
 
 // noPool says why none of the pools gives an address.
@@ -196,24 +216,26 @@ func (n *Node) plenty(p *pool) int { return 2 * n.lowWater(p) }
 // record writes the records of all picks, or of none. fs.ErrExist means that
 // another life of the agent had one of the addresses; it is noted, and others
 // are to be picked.
-func (n *Node) record(r Request, picks []pick) ([]Record, error) {
-	var out []Record
+func (n *Node) record(r Request, picks []pick) error {
+	var made []netip.Addr
 	for _, p := range picks {
 		rec := Record{Address: p.addr, Pool: p.pool, Owner: r.Owner, Pod: r.Pod}
 		if err := n.dir.create(rec); err != nil {
-			if _, rerr := n.release(r.Owner); rerr != nil {
-				return nil, fmt.Errorf("half of an allocation stays on record: %w", errors.Join(rerr, err))
+			if _, rerr := n.release(r.Owner, made); rerr != nil {
+				return fmt.Errorf("half of an allocation stays on record: %w", errors.Join(rerr, err))
 			}
 			if errors.Is(err, fs.ErrExist) {
 				n.noteForeign(p)
 			}
-			return nil, err
+			return err
 		}
 		n.use(rec, p.block)
-		out = append(out, rec)
+		made = append(made, rec.Address)
 	}
-	n.signal(false)
-	return out, nil
+	if len(made) > 0 {
+		n.signal(false)
+	}
+	return nil
 }
 
 // noteForeign takes a record into account that appeared on the disk without this
@@ -300,12 +322,14 @@ func wait(ctx context.Context, ch <-chan struct{}, d time.Duration) error {
 	return nil
 }
 
-// remember notes that pods ask for these pools, in this order, so that blocks
-// are claimed ahead for the next ones.
-func (n *Node) remember(pools []string) {
-	key := strings.Join(pools, " ")
-	if _, ok := n.lists[key]; !ok {
-		n.lists[key] = pools
+// remember notes that pods ask for these pools, each list in its order, so that
+// blocks are claimed ahead for the next ones.
+func (n *Node) remember(lists [][]string) {
+	for _, pools := range lists {
+		key := strings.Join(pools, " ")
+		if _, ok := n.lists[key]; !ok {
+			n.lists[key] = pools
+		}
 	}
 }
 

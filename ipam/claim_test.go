@@ -101,3 +101,29 @@ func TestClaimErrors(t *testing.T) {
 		t.Error("claimed a block of a pool that makes no sense")
 	}
 }
+
+// A claim in a pool of 2^74 blocks costs no more than one in a small pool, also
+// where many nodes are before it.
+func TestClaimInAHugePool(t *testing.T) {
+	s := &ipamtest.Store{}
+	p := pool("six", "fd00:25::/48", 122, "fd00:25:0:8000::/50")
+	for i := range 2000 {
+		node := fmt.Sprint("n", i)
+		got, err := ipam.Claim(t.Context(), s, p, node, nil)
+		if err != nil || got.Node != node || got.CIDR.Bits() != 122 || !p.CIDR.Contains(got.CIDR.Addr()) || p.Reserved[0].Overlaps(got.CIDR) {
+			t.Fatalf("%s: %v, %v", node, got, err)
+		}
+	}
+	if creates, lists := s.Count(ipamtest.Create), s.Count(ipamtest.List); creates != 2000 || lists != 0 {
+		t.Errorf("it took %d creates and %d lists, want one create each", creates, lists)
+	}
+	// One node with many blocks walks on from where it is.
+	known := map[netip.Prefix]bool{}
+	for range 500 {
+		b, err := ipam.Claim(t.Context(), s, p, "n1", func(c netip.Prefix) bool { return known[c] })
+		if err != nil {
+			t.Fatal(err)
+		}
+		known[b.CIDR] = true
+	}
+}

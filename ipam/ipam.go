@@ -14,6 +14,7 @@
 //   - Addresses are reused longest-free first, across restarts of the agent.
 //   - A block is given back only when it was empty for a while, was taken out of
 //     Blocks before, and is not the last one that the node has of a pool in use.
+//     An address of the node's own keeps its block as a pod's does.
 package ipam
 
 import (
@@ -47,7 +48,8 @@ type Block struct {
 // BlockUsage is a block of this node and how full it is.
 type BlockUsage struct {
 	Block
-	Allocated int // addresses that are given out
+	Allocated int // addresses that pods have
+	Own       int // addresses that the node itself has: see NodeOwner
 	Capacity  int // addresses that can be given out: all but the reserved ones
 }
 
@@ -72,8 +74,8 @@ type BlockStore interface {
 	Delete(ctx context.Context, b Block) error
 }
 
-// Owner is what an address is given to: one interface of one container. An
-// owner has at most one address of each family.
+// Owner is what an address is given to: one interface of one container, or of
+// the node itself (NodeOwner). An owner has at most one address of each family.
 type Owner struct {
 	ContainerID string `json:"containerID"`
 	Interface   string `json:"interface"`

@@ -11,8 +11,9 @@ import (
 const (
 	// maxHostBits bounds the size of a block, so that offsets in it are small numbers.
 	maxHostBits = 16
-	// maxIndexBits bounds the blocks of a pool that are used to the first 2^62, so
-	// that their indices fit a uint64 (an IPv6 /48 has 2^74 blocks of /122).
+	// maxIndexBits bounds the blocks of a pool that are claimed to the first 2^62, so
+	// that their indices fit a uint64 (an IPv6 /48 has 2^74 blocks of /122). Blocks
+	// behind them, made by hand, are as good as any.
 	maxIndexBits = 62
 )
 
@@ -82,10 +83,10 @@ func total(merged []span) uint64 {
 type layout struct {
 	pool     netip.Prefix
 	blockLen int
-	usable   []span            // indices of blocks with an address that is not reserved
-	starts   []uint64          // how many usable blocks come before each usable span
-	count    uint64            // usable blocks
-	partial  map[uint64][]span // reserved offsets in the blocks that are reserved in part
+	usable   []span         // indices of blocks with an address that is not reserved
+	starts   []uint64       // how many usable blocks come before each usable span
+	count    uint64         // usable blocks
+	ranges   []netip.Prefix // the reserved ranges that overlap the pool
 }
 
 func newLayout(p Pool) (*layout, error) {
@@ -95,13 +96,17 @@ func newLayout(p Pool) (*layout, error) {
 	if err := checkBlockLen(p.CIDR, p.BlockLen); err != nil {
 		return nil, fmt.Errorf("pool %s: %w", p.Name, err)
 	}
-	l := &layout{pool: p.CIDR, blockLen: p.BlockLen, partial: map[uint64][]span{}}
+	l := &layout{pool: p.CIDR, blockLen: p.BlockLen}
 	last := uint64(1)<<min(p.BlockLen-p.CIDR.Bits(), maxIndexBits) - 1
 
-	var whole []span // indices of blocks that are reserved as a whole
+	var whole []span               // indices of blocks that are reserved as a whole
+	partial := map[uint64][]span{} // by index, reserved offsets in other blocks
 	for _, r := range p.Reserved {
-		switch r = r.Masked(); {
-		case !r.IsValid() || !r.Overlaps(p.CIDR):
+		if r = r.Masked(); !r.IsValid() || !r.Overlaps(p.CIDR) {
+			continue
+		}
+		l.ranges = append(l.ranges, r)
+		switch {
 		case r.Bits() <= p.CIDR.Bits():
 			whole = append(whole, span{0, last})
 		case r.Bits() <= p.BlockLen:
@@ -116,14 +121,12 @@ func newLayout(p Pool) (*layout, error) {
 			whole = append(whole, span{lo, hi})
 		default:
 			if i := l.index(r.Addr()); i <= last {
-				lo := l.offset(r.Addr())
-				l.partial[i] = append(l.partial[i], span{lo, lo + 1<<(r.Addr().BitLen()-r.Bits()) - 1})
+				partial[i] = append(partial[i], offsetsOf(r, p.BlockLen))
 			}
 		}
 	}
-	for i, s := range l.partial {
-		l.partial[i] = mergeSpans(s)
-		if total(l.partial[i]) == l.size() {
+	for i, s := range partial {
+		if total(mergeSpans(s)) == l.size() {
 			whole = append(whole, span{i, i})
 		}
 	}
@@ -161,15 +164,26 @@ func (l *layout) block(i uint64) netip.Prefix {
 
 // reserved returns the reserved offsets of a block that the pool holds, merged.
 func (l *layout) reserved(b netip.Prefix) []span {
-	last := uint64(1)<<(b.Addr().BitLen()-b.Bits()) - 1
+	all := []span{{0, uint64(1)<<(b.Addr().BitLen()-b.Bits()) - 1}}
 	if !within(l.pool, b) || b.Bits() != l.blockLen {
-		return []span{{0, last}} // not cut from this pool: nothing of it is given out
+		return all // not cut from this pool: nothing of it is given out
 	}
-	index := l.index(b.Addr())
-	if _, ok := find(l.usable, index); !ok {
-		return []span{{0, last}}
+	var out []span
+	for _, r := range l.ranges {
+		switch {
+		case within(r, b):
+			return all
+		case within(b, r):
+			out = append(out, offsetsOf(r, l.blockLen))
+		}
 	}
-	return l.partial[index]
+	return mergeSpans(out)
+}
+
+// offsetsOf returns the offsets that a range has in the block that holds it.
+func offsetsOf(r netip.Prefix, blockLen int) span {
+	lo := offsetIn(r.Addr(), blockLen)
+	return span{lo, lo + 1<<(r.Addr().BitLen()-r.Bits()) - 1}
 }
 
 // index returns the index of the block that holds a, an address of the pool;
@@ -185,9 +199,7 @@ func (l *layout) index(a netip.Addr) uint64 {
 	return lo>>host | hi<<(64-host)
 }
 
-// offset returns the offset of a in its block.
-func (l *layout) offset(a netip.Addr) uint64 { return offsetIn(a, l.blockLen) }
-
+// offsetIn returns the offset of a in its block.
 func offsetIn(a netip.Addr, blockLen int) uint64 {
 	_, lo := words(a)
 	return lo & (1<<(a.BitLen()-blockLen) - 1)

@@ -55,6 +55,8 @@ func (m *model) step() {
 				m.t.Errorf("%s has %q and asks again: %v", id, was, err)
 			}
 		}
+	case p < 56:
+		m.stepOwn()
 	case p < 85:
 		got := m.del(id)
 		m.log("del %s: %s", id, got)
@@ -95,6 +97,41 @@ func (m *model) step() {
 	synctest.Wait()
 }
 
+// stepOwn has the node ask for an address of its own, as it does all the time: it
+// keeps each that is good still.
+func (m *model) stepOwn() {
+	o, was := ipam.NodeOwner("tunnel"), map[netip.Addr]ipam.Record{}
+	for _, r := range m.Records() {
+		was[r.Address] = r
+	}
+	if m.rnd.IntN(8) == 0 {
+		if _, err := m.Release(o); err != nil {
+			m.t.Errorf("release the node's own: %v", err)
+		}
+		delete(m.held, o)
+		m.log("the node gives up its own")
+		return
+	}
+	names := [][]string{{"a"}, {"b"}, {"a", "b"}, {"a", "six"}}[m.rnd.IntN(4)]
+	records, err := m.Allocate(m.t.Context(), ipam.Request{Owner: o, Pools: names})
+	m.log("the node's own of %v: %s, having %q, %v", names, addresses(records), m.held[o], err)
+	if err != nil {
+		return // and it has what it had
+	}
+	m.held[o] = addresses(records)
+	for _, r := range records {
+		if !slices.Contains(names, r.Pool) {
+			m.t.Errorf("the node was given %s of %s, asking for %v", r.Address, r.Pool, names)
+		}
+		for _, before := range was {
+			reserved := slices.ContainsFunc(m.pools[0].Reserved, func(p netip.Prefix) bool { return p.Contains(before.Address) })
+			if before.Owner == o && before.Address.Is4() == r.Address.Is4() && before != r && slices.Contains(names, before.Pool) && !reserved {
+				m.t.Errorf("the node had %s of %s, and was given %s, asking for %v", before.Address, before.Pool, r.Address, names)
+			}
+		}
+	}
+}
+
 func (m *model) log(format string, args ...any) {
 	m.events = append(m.events, fmt.Sprintf(format, args...))
 }
@@ -121,14 +158,18 @@ func (m *model) check() {
 		if !slices.Contains(stored, b.Block) {
 			m.t.Errorf("block %s is held and not stored", b.CIDR)
 		}
-		used := 0
+		pods, own := 0, 0
 		for _, r := range records {
-			if b.CIDR.Contains(r.Address) {
-				used++
+			switch {
+			case !b.CIDR.Contains(r.Address):
+			case r.Owner.IsNode():
+				own++
+			default:
+				pods++
 			}
 		}
-		if used != b.Allocated {
-			m.t.Errorf("block %s says %d addresses, records %d", b.CIDR, b.Allocated, used)
+		if pods != b.Allocated || own != b.Own {
+			m.t.Errorf("block %s says %d addresses of pods and %d of the node, records %d and %d", b.CIDR, b.Allocated, b.Own, pods, own)
 		}
 	}
 	for _, r := range records {

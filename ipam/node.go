@@ -262,10 +262,19 @@ func comparePrefixes(a, b netip.Prefix) int {
 func (n *Node) Blocks() []BlockUsage {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	own := map[*block]int{}
+	for o, addresses := range n.owners {
+		if !o.IsNode() {
+			continue
+		}
+		for _, a := range addresses {
+			own[n.blockOf(a)]++
+		}
+	}
 	out := make([]BlockUsage, 0, len(n.blocks))
 	for _, b := range n.blocks {
 		if b.state == blockHeld {
-			out = append(out, BlockUsage{Block: b.Block, Allocated: b.used, Capacity: b.capacity})
+			out = append(out, BlockUsage{Block: b.Block, Allocated: b.used - own[b], Own: own[b], Capacity: b.capacity})
 		}
 	}
 	slices.SortFunc(out, func(a, b BlockUsage) int { return comparePrefixes(a.CIDR, b.CIDR) })
@@ -375,6 +384,15 @@ func (n *Node) note(r Record) {
 	slices.SortFunc(n.owners[r.Owner], netip.Addr.Compare) // IPv4 first
 }
 
+// recordsOf returns an owner's records, IPv4 first. n.mu is held.
+func (n *Node) recordsOf(o Owner) []Record {
+	var out []Record
+	for _, a := range n.owners[o] {
+		out = append(out, n.records[a])
+	}
+	return out
+}
+
 // Release takes back all addresses of an owner, and no other, and returns their
 // records. An owner that has none is no error. After an error the addresses that
 // were not released stay the owner's.
@@ -384,13 +402,13 @@ func (n *Node) Release(o Owner) ([]Record, error) {
 	if o.ContainerID == "" {
 		return nil, errors.New("addresses can't be released without a container id")
 	}
-	return n.release(o)
+	return n.release(o, slices.Clone(n.owners[o]))
 }
 
-func (n *Node) release(o Owner) ([]Record, error) {
+// release takes back some of an owner's addresses. n.mu is held.
+func (n *Node) release(o Owner, addresses []netip.Addr) ([]Record, error) {
 	var out []Record
-	for len(n.owners[o]) > 0 {
-		a := n.owners[o][0]
+	for _, a := range addresses {
 		seq, err := n.dir.release(a)
 		if err != nil {
 			return out, err
@@ -398,12 +416,14 @@ func (n *Node) release(o Owner) ([]Record, error) {
 		out = append(out, n.records[a])
 		delete(n.records, a)
 		n.freed[a] = seq
-		n.owners[o] = n.owners[o][1:]
+		n.owners[o] = slices.DeleteFunc(n.owners[o], func(have netip.Addr) bool { return have == a })
 		if b := n.blockOf(a); b != nil {
 			b.put(released{a, seq}, n.o.Now())
 		}
 	}
-	delete(n.owners, o)
+	if len(n.owners[o]) == 0 {
+		delete(n.owners, o)
+	}
 	if len(out) > 0 {
 		n.signal(false)
 		n.wakeWaiters()
