@@ -110,13 +110,16 @@ func (s *Server) makeWay(ctx context.Context, c *call) error {
 func (s *Server) attach(ctx context.Context, c *call, ns *wire.Namespace, a Attachment) ([]byte, error) {
 	mtu := c.MTU
 	if mtu == 0 {
-		mtu = s.o.MTU()
+		mtu = s.o.MTU(a.Addresses)
 	}
 	l, err := s.o.Wirer.Attach(ctx, ns, wire.Spec{Identity: c.identity(a.Addresses), MTU: mtu, Forward: c.AllowIPForwarding})
-	if errors.Is(err, wire.ErrInterfaceExists) {
+	switch {
+	case err == nil:
+	case errors.Is(err, wire.ErrInterfaceExists):
 		return nil, &Error{CodeExists, fmt.Sprintf("interface %s exists already", c.owner.Interface), err.Error(), err}
-	}
-	if err != nil {
+	case errors.Is(err, wire.ErrNoIPv6):
+		return nil, &Error{CodeConfig, fmt.Sprintf("interface %s can't have the address of its IPv6 pool", c.owner.Interface), err.Error(), err}
+	default:
 		return nil, wrap(CodeIO, "attaching the container", err)
 	}
 	for _, addr := range a.Addresses {

@@ -85,9 +85,9 @@ type Options struct {
 	Wirer     Wirer
 	// Ready returns nil when ADD can be served, else why it can't, in words for people.
 	Ready func() error
-	// MTU returns the MTU of containers' interfaces, 0 for the kernel's default. It
-	// may be nil. The configuration's "mtu" goes first.
-	MTU func() int
+	// MTU returns the MTU of the interface of a container that has these addresses, 0
+	// for the kernel's default. It may be nil. The configuration's "mtu" goes first.
+	MTU func(addresses []netip.Addr) int
 	Log *slog.Logger
 	// ReapDelay is for how long links that were given up are gathered before they
 	// are deleted together; 0 means DefaultReapDelay.
@@ -129,7 +129,7 @@ func NewServer(o Options) *Server {
 		o.ReapDelay = DefaultReapDelay
 	}
 	if o.MTU == nil {
-		o.MTU = func() int { return 0 }
+		o.MTU = func([]netip.Addr) int { return 0 }
 	}
 	return &Server{
 		o:        o,

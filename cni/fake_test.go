@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -17,20 +18,26 @@ import (
 	"github.com/godwit-net/godwit/ipam"
 )
 
-// memoryAllocator gives out the addresses of one pool, in order, the longest
-// free first.
+// memoryAllocator gives out one address of each family that it has, in order,
+// the longest free first.
 type memoryAllocator struct {
 	mu      sync.Mutex
-	free    []netip.Addr
+	free    map[bool][]netip.Addr // by whether they are IPv4
 	records map[netip.Addr]ipam.Record
 	fail    error // of Release
 	broken  bool  // no more records can be made
 }
 
-func newMemoryAllocator(first string, n int) *memoryAllocator {
-	m := &memoryAllocator{records: map[netip.Addr]ipam.Record{}}
-	for a := netip.MustParseAddr(first); n > 0; a, n = a.Next(), n-1 {
-		m.free = append(m.free, a)
+// newMemoryAllocator makes one with n addresses of each family, from the first
+// ones on.
+func newMemoryAllocator(n int, first ...string) *memoryAllocator {
+	m := &memoryAllocator{free: map[bool][]netip.Addr{}, records: map[netip.Addr]ipam.Record{}}
+	for _, f := range first {
+		a := netip.MustParseAddr(f)
+		for range n {
+			m.free[a.Is4()] = append(m.free[a.Is4()], a)
+			a = a.Next()
+		}
 	}
 	return m
 }
@@ -41,18 +48,31 @@ func (m *memoryAllocator) Allocate(ctx context.Context, o ipam.Owner, pod Pod) (
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	for _, r := range m.records {
-		if r.Owner == o {
-			return []ipam.Record{r}, nil // as ipam.Node does
+	if had := m.of(o); len(had) > 0 {
+		return had, nil // as ipam.Node does
+	}
+	for _, free := range m.free {
+		if len(free) == 0 {
+			return nil, &ipam.ExhaustedError{Pools: []string{"default"}, Reason: "all its addresses are given out"}
 		}
 	}
-	if len(m.free) == 0 {
-		return nil, &ipam.ExhaustedError{Pools: []string{"default"}, Reason: "all its addresses are given out"}
+	for family, free := range m.free {
+		m.records[free[0]] = ipam.Record{Address: free[0], Pool: "default", Owner: o, Pod: pod.String()}
+		m.free[family] = free[1:]
 	}
-	r := ipam.Record{Address: m.free[0], Pool: "default", Owner: o, Pod: pod.String()}
-	m.free = m.free[1:]
-	m.records[r.Address] = r
-	return []ipam.Record{r}, nil
+	return m.of(o), nil
+}
+
+// of returns the owner's records, IPv4 first.
+func (m *memoryAllocator) of(o ipam.Owner) []ipam.Record {
+	var list []ipam.Record
+	for _, r := range m.records {
+		if r.Owner == o {
+			list = append(list, r)
+		}
+	}
+	slices.SortFunc(list, func(a, b ipam.Record) int { return a.Address.Compare(b.Address) })
+	return list
 }
 
 func (m *memoryAllocator) Release(_ context.Context, o ipam.Owner) error {
@@ -61,11 +81,9 @@ func (m *memoryAllocator) Release(_ context.Context, o ipam.Owner) error {
 	if m.fail != nil {
 		return m.fail
 	}
-	for a, r := range m.records {
-		if r.Owner == o {
-			delete(m.records, a)
-			m.free = append(m.free, a)
-		}
+	for _, r := range m.of(o) {
+		delete(m.records, r.Address)
+		m.free[r.Address.Is4()] = append(m.free[r.Address.Is4()], r.Address)
 	}
 	return nil
 }
@@ -79,8 +97,8 @@ func (m *memoryAllocator) Adopt(r ipam.Record) error {
 		}
 		return nil
 	}
-	for _, old := range m.records {
-		if old.Owner == r.Owner {
+	for _, old := range m.of(r.Owner) {
+		if old.Address.Is4() == r.Address.Is4() {
 			return ipam.ErrOwnerHasAddress
 		}
 	}
@@ -88,7 +106,8 @@ func (m *memoryAllocator) Adopt(r ipam.Record) error {
 		return errors.New("no space left")
 	}
 	m.records[r.Address] = r
-	m.free = slices.DeleteFunc(m.free, func(a netip.Addr) bool { return a == r.Address })
+	family := r.Address.Is4()
+	m.free[family] = slices.DeleteFunc(m.free[family], func(a netip.Addr) bool { return a == r.Address })
 	return nil
 }
 
@@ -142,7 +161,7 @@ func (f *fakeNode) Attach(ctx context.Context, _ *wire.Namespace, s wire.Spec) (
 	if err := cmp.Or(f.attachErr, ctx.Err()); err != nil {
 		return wire.Link{}, err
 	}
-	l := wire.Link{Identity: s.Identity, HostEnd: wire.HostEnd(s.ContainerID, s.Interface), HostMAC: wire.HostMAC(), PodMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}
+	l := wire.Link{Identity: s.Identity, HostEnd: wire.HostEnd(s.ContainerID, s.Interface), HostMAC: wire.HostMAC(), PodMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, MTU: s.MTU}
 	if _, found := f.links[l.HostEnd]; found {
 		return wire.Link{}, wire.ErrInterfaceExists
 	}
@@ -226,11 +245,14 @@ func (f *fakeNode) Remove(_ context.Context, a netip.Addr) {
 	f.log = append(f.log, "unroute "+a.String())
 }
 
-// vanish is what happens when the container's network namespace is deleted.
+// vanish is what happens when the container's network namespace is deleted: the
+// link goes, and with it the routes over it.
 func (f *fakeNode) vanish(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.links, wire.HostEnd(id, "eth0"))
+	host := wire.HostEnd(id, "eth0")
+	delete(f.links, host)
+	maps.DeleteFunc(f.routes, func(_ netip.Addr, link string) bool { return link == host })
 }
 
 func (f *fakeNode) set(change func()) {

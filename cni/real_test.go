@@ -34,16 +34,23 @@ type node struct {
 	store     *ipamtest.Store
 	addresses *ipam.Node
 	server    *cni.Server
+	pools     []ipam.Pool
 	stop      func()
 }
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	n := &node{NS: netnstest.New(t), t: t, dir: t.TempDir(), store: &ipamtest.Store{}}
-	n.Run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-	// The node's own address, which it reaches its pods from.
+	return newNodeOf(t, ipam.Pool{Name: "default", CIDR: netip.MustParsePrefix("172.25.0.0/16"), BlockLen: 26, Allocate: true})
+}
+
+func newNodeOf(t *testing.T, pools ...ipam.Pool) *node {
+	t.Helper()
+	n := &node{NS: netnstest.New(t), t: t, dir: t.TempDir(), store: &ipamtest.Store{}, pools: pools}
+	n.Run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+	// The node's own addresses, which it reaches its pods from.
 	n.Run("ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1")
 	n.Run("ip", "addr", "add", "10.0.0.1/24", "dev", "up0")
+	n.Run("ip", "addr", "add", "fd00:1::1/64", "dev", "up0", "nodad")
 	n.Run("ip", "link", "set", "up0", "up")
 	// A container whose MAC address was changed asks for its gateway by ARP, and the
 	// kernel answers for what it has a route to.
@@ -68,7 +75,7 @@ func (n *node) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.addresses.SetPools([]ipam.Pool{{Name: "default", CIDR: netip.MustParsePrefix("172.25.0.0/16"), BlockLen: 26, Allocate: true}})
+	n.addresses.SetPools(n.pools)
 	blocks, err := n.store.ListNode(n.t.Context(), "n1")
 	if err != nil {
 		n.t.Fatal(err)
@@ -81,9 +88,9 @@ func (n *node) start() {
 		n.t.Fatal(err)
 	}
 	n.server = cni.NewServer(cni.Options{
-		Allocator: allocator{n.addresses}, Routes: podRoutes{table}, Wirer: wirer,
+		Allocator: allocator{n.addresses, n.pools}, Routes: podRoutes{table}, Wirer: wirer,
 		Ready: func() error { return nil }, Log: log, ReapDelay: 20 * time.Millisecond,
-		MTU: func() int { return 1400 },
+		MTU: func([]netip.Addr) int { return 1400 },
 	})
 	attached, err := n.server.Recover(n.t.Context())
 	if err != nil {
@@ -91,7 +98,9 @@ func (n *node) start() {
 	}
 	var pods []routes.Route
 	for _, a := range attached {
-		pods = append(pods, routes.Route{Dst: netip.PrefixFrom(a.Addresses[0], 32), Link: a.HostLink})
+		for _, addr := range a.Addresses {
+			pods = append(pods, routes.Route{Dst: netip.PrefixFrom(addr, addr.BitLen()), Link: a.HostLink})
+		}
 	}
 	table.Set(routes.ClassPod, pods)
 	for _, c := range []routes.Class{routes.ClassPod, routes.ClassBlock, routes.ClassLearned} {
@@ -125,10 +134,17 @@ func (n *node) start() {
 
 func (n *node) socket() string { return filepath.Join(n.dir, "cni.sock") }
 
-type allocator struct{ *ipam.Node }
+type allocator struct {
+	*ipam.Node
+	pools []ipam.Pool
+}
 
 func (a allocator) Allocate(ctx context.Context, o ipam.Owner, pod cni.Pod) ([]ipam.Record, error) {
-	return a.Node.Allocate(ctx, ipam.Request{Owner: o, Pod: pod.String(), Pools: []string{"default"}})
+	r := ipam.Request{Owner: o, Pod: pod.String()}
+	for _, p := range a.pools {
+		r.Pools = append(r.Pools, p.Name)
+	}
+	return a.Node.Allocate(ctx, r)
 }
 
 func (a allocator) Release(_ context.Context, o ipam.Owner) error {
@@ -139,13 +155,13 @@ func (a allocator) Release(_ context.Context, o ipam.Owner) error {
 type podRoutes struct{ table *routes.Table }
 
 func (p podRoutes) Add(ctx context.Context, a netip.Addr, link string) error {
-	dst := netip.PrefixFrom(a, 32)
+	dst := netip.PrefixFrom(a, a.BitLen())
 	p.table.Update(routes.ClassPod, []routes.Route{{Dst: dst, Link: link}}, nil)
 	return p.table.Wait(ctx, dst)
 }
 
 func (p podRoutes) Remove(_ context.Context, a netip.Addr) {
-	p.table.Update(routes.ClassPod, nil, []netip.Prefix{netip.PrefixFrom(a, 32)})
+	p.table.Update(routes.ClassPod, nil, []netip.Prefix{netip.PrefixFrom(a, a.BitLen())})
 }
 
 // plugin executes a plugin in the node's namespace, as a runtime does.
@@ -191,17 +207,30 @@ type result struct {
 
 func (n *node) add(id string, pod *netnstest.NS) (netip.Addr, []byte) {
 	n.t.Helper()
+	addresses, out := n.addAll(id, pod)
+	if len(addresses) != 1 {
+		n.t.Errorf("addresses %v, want one", addresses)
+		return netip.Addr{}, nil
+	}
+	return addresses[0], out
+}
+
+// addAll returns all addresses that ADD gave.
+func (n *node) addAll(id string, pod *netnstest.NS) ([]netip.Addr, []byte) {
+	n.t.Helper()
 	out, err := n.plugin(n.binary, "ADD", id, pod.Path(), n.config(nil))
-	if err != nil {
-		n.t.Error(err)
-		return netip.Addr{}, nil
-	}
 	var r result
-	if err := json.Unmarshal(out, &r); err != nil || len(r.IPs) != 1 {
-		n.t.Errorf("%v: %s", err, out)
-		return netip.Addr{}, nil
+	if err == nil {
+		err = json.Unmarshal(out, &r)
 	}
-	return r.IPs[0].Address.Addr(), out
+	if err != nil {
+		n.t.Errorf("%v: %s", err, out)
+	}
+	var addresses []netip.Addr
+	for _, ip := range r.IPs {
+		addresses = append(addresses, ip.Address.Addr())
+	}
+	return addresses, out
 }
 
 func (n *node) del(id, netns string) {
@@ -214,7 +243,10 @@ func (n *node) del(id, netns string) {
 // left counts what pods have on the node.
 func (n *node) left() string {
 	links := strings.Count(n.Run("ip", "-br", "link", "show", "type", "veth"), "gw")
-	routes := strings.Count(n.Run("ip", "route", "show", "proto", "71", "type", "unicast"), "\n")
+	routes := 0
+	for _, family := range []string{"-4", "-6"} {
+		routes += strings.Count(n.Run("ip", family, "route", "show", "proto", "71", "type", "unicast"), "\n")
+	}
 	return fmt.Sprintf("%d links, %d routes, %d records", links, routes, len(n.addresses.Records()))
 }
 
@@ -266,6 +298,52 @@ func TestPodsPing(t *testing.T) {
 		t.Error(err)
 	}
 	n.eventually("0 links, 0 routes, 0 records")
+}
+
+// Pods of both families and of IPv6 alone, through the whole of a node: the
+// first packet of each passes, and nothing is left of them.
+func TestPodsPingInIPv6(t *testing.T) {
+	v4 := ipam.Pool{Name: "four", CIDR: netip.MustParsePrefix("172.25.0.0/16"), BlockLen: 26, Allocate: true}
+	v6 := ipam.Pool{Name: "six", CIDR: netip.MustParsePrefix("fd00:25::/48"), BlockLen: 122, Allocate: true}
+	own := map[bool]string{true: "10.0.0.1", false: "fd00:1::1"} // by whether it is IPv4
+	for name, pools := range map[string][]ipam.Pool{"IPv6 only": {v6}, "dual-stack": {v4, v6}} {
+		t.Run(name, func(t *testing.T) {
+			n := newNodeOf(t, pools...)
+			one, two := netnstest.New(t), netnstest.New(t)
+			a, out := n.addAll("one", one)
+			b, _ := n.addAll("two", two)
+			if len(a) != len(pools) || len(b) != len(pools) || a[len(a)-1].Is4() {
+				t.Fatalf("addresses %v and %v of pools %v", a, b, pools)
+			}
+			for i := range pools {
+				one.Run("ping", "-c", "1", "-W", "0.5", own[a[i].Is4()])
+				one.Run("ping", "-c", "1", "-W", "0.5", b[i].String())
+				two.Run("ping", "-c", "1", "-W", "0.5", a[i].String())
+				n.Run("ping", "-c", "1", "-W", "0.5", b[i].String())
+			}
+			var prev any
+			if err := json.Unmarshal(out, &prev); err != nil {
+				t.Fatal(err)
+			}
+			withResult := n.config(map[string]any{"prevResult": prev})
+			if _, err := n.plugin(n.binary, "CHECK", "one", one.Path(), withResult); err != nil {
+				t.Error(err)
+			}
+			one.Run("ip", "-6", "route", "del", "default")
+			if _, err := n.plugin(n.binary, "CHECK", "one", one.Path(), withResult); err == nil || !strings.Contains(err.Error(), "has no default route via fe80::ecee:eeff:feee:eeee") {
+				t.Errorf("CHECK: %v", err)
+			}
+			count := len(pools)
+			n.stop() // the next agent finds all of it
+			n.start()
+			n.eventually(fmt.Sprintf("2 links, %d routes, %d records", 2*count, 2*count))
+			n.del("one", one.Path())
+			n.eventually(fmt.Sprintf("1 links, %d routes, %d records", count, count))
+			n.Run("ping", "-c", "1", "-W", "0.5", b[count-1].String())
+			n.del("two", "")
+			n.eventually("0 links, 0 routes, 0 records")
+		})
+	}
 }
 
 func TestHundredAtOnce(t *testing.T) {

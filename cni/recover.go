@@ -20,6 +20,8 @@ import (
 //	no     yes      the pod went while no agent ran: the address is released
 //	given up        detaching goes on where it ended
 //
+// Records of the node's own addresses have no link and are left alone.
+//
 // It returns what is attached, for the node's routes. It must be called before
 // Serve.
 func (s *Server) Recover(ctx context.Context) ([]Attachment, error) {
@@ -29,7 +31,9 @@ func (s *Server) Recover(ctx context.Context) ([]Attachment, error) {
 	}
 	recorded := map[ipam.Owner][]netip.Addr{}
 	for _, r := range s.o.Allocator.Records() {
-		recorded[r.Owner] = append(recorded[r.Owner], r.Address)
+		if !r.Owner.IsNode() {
+			recorded[r.Owner] = append(recorded[r.Owner], r.Address)
+		}
 	}
 	for _, l := range links {
 		a := Attachment{

@@ -66,6 +66,58 @@ func TestRecover(t *testing.T) {
 	}
 }
 
+// The addresses of the node's own have no link, and no pod that could have gone.
+func TestNodesOwnAddressesStay(t *testing.T) {
+	b := newBench(t, 8, Options{ReapDelay: time.Millisecond})
+	own, err := b.allocator.Allocate(t.Context(), ipam.NodeOwner("godwit.ipip"), Pod{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.must(b.Add, request("c"))
+	b.must(b.Add, request("d"))
+	b.stop()
+	b.node.vanish("c")
+	if attached := b.start(Options{ReapDelay: time.Millisecond}); len(attached) != 1 {
+		t.Errorf("attached: %v", attached)
+	}
+	b.must(b.GC, request("gc"))
+	b.eventually("0 links, 0 routes, 1 records")
+	if got := b.allocator.Records(); got[0] != own[0] {
+		t.Errorf("record %v, want the node's own %v", got[0], own[0])
+	}
+	// Nor can a runtime name them.
+	r := request(ipam.NodeOwner("").ContainerID)
+	r.IfName = "godwit.ipip"
+	if code := b.code(b.Del, r); code != CodeEnvironment {
+		t.Errorf("DEL of the node's own: code %d", code)
+	}
+}
+
+// A dual-stack pod of which one address lost its record gets it back; one that
+// went is freed of both.
+func TestRecoverOfBothFamilies(t *testing.T) {
+	b := newBenchOf(t, newMemoryAllocator(8, "172.25.0.128", "fd00:25::80"), Options{ReapDelay: time.Hour})
+	for _, id := range []string{"half", "vanished", "deleted"} {
+		b.must(b.Add, request(id))
+	}
+	b.must(b.Del, request("deleted"))
+	b.stop()
+	b.node.vanish("vanished")
+	half := netip.MustParseAddr("fd00:25::80")
+	b.node.set(func() { delete(b.allocator.records, half) })
+	attached := b.start(Options{ReapDelay: time.Hour})
+	if len(attached) != 1 || len(attached[0].Addresses) != 2 || attached[0].Owner.ContainerID != "half" {
+		t.Errorf("attached: %v", attached)
+	}
+	var got []string
+	for _, r := range b.allocator.Records() {
+		got = append(got, r.Owner.ContainerID+" "+r.Address.String())
+	}
+	if d := cmp.Diff([]string{"half 172.25.0.128", "half fd00:25::80"}, got); d != "" {
+		t.Errorf("records (-want +got):\n%s", d)
+	}
+}
+
 func TestRecoverLetsPodsWork(t *testing.T) {
 	b := newBench(t, 8, Options{})
 	b.must(b.Add, request("c"))

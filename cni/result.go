@@ -14,14 +14,19 @@ import (
 )
 
 // result is what ADD answers: the host's end of the pair, the container's end,
-// its addresses and its routes, in the version of the configuration.
+// its addresses and its routes, in the version of the configuration. MTUs are
+// told from version 1.1.0 on, which brought them.
 func result(c *call, l wire.Link) ([]byte, error) {
 	inContainer := 1 // index of the container's end
+	mtu := 0
+	if c.CNIVersion == types100.ImplementedSpecVersion {
+		mtu = l.MTU
+	}
 	r := &types100.Result{
 		CNIVersion: types100.ImplementedSpecVersion,
 		Interfaces: []*types100.Interface{
-			{Name: l.HostEnd, Mac: l.HostMAC.String()},
-			{Name: l.Interface, Mac: l.PodMAC.String(), Sandbox: c.netns},
+			{Name: l.HostEnd, Mac: l.HostMAC.String(), Mtu: mtu},
+			{Name: l.Interface, Mac: l.PodMAC.String(), Mtu: mtu, Sandbox: c.netns},
 		},
 		DNS: c.DNS,
 	}
@@ -32,7 +37,7 @@ func result(c *call, l wire.Link) ([]byte, error) {
 		if a.Is6() {
 			everywhere = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
-		r.Routes = append(r.Routes, &types.Route{Dst: ipNet(everywhere), GW: gw.AsSlice()})
+		r.Routes = append(r.Routes, &types.Route{Dst: ipNet(everywhere), GW: gw.AsSlice(), MTU: mtu})
 	}
 	converted, err := r.GetAsVersion(c.CNIVersion)
 	if err != nil {

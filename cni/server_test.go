@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -39,7 +40,12 @@ type bench struct {
 
 func newBench(t *testing.T, addresses int, o Options) *bench {
 	t.Helper()
-	b := &bench{t: t, allocator: newMemoryAllocator("172.25.0.128", addresses), node: newFakeNode()}
+	return newBenchOf(t, newMemoryAllocator(addresses, "172.25.0.128"), o)
+}
+
+func newBenchOf(t *testing.T, a *memoryAllocator, o Options) *bench {
+	t.Helper()
+	b := &bench{t: t, allocator: a, node: newFakeNode()}
 	b.start(o)
 	return b
 }
@@ -154,6 +160,53 @@ func TestAddAnswersInTheVersionAsked(t *testing.T) {
 	}
 }
 
+// A result names both addresses with their gateways and routes, and the MTU in
+// the version that has one.
+func TestAddAnswersForBothFamilies(t *testing.T) {
+	const (
+		link4  = `{"interface":1,"address":"172.25.0.128/32","gateway":"169.254.1.1"}`
+		link6  = `{"interface":1,"address":"fd00:25::80/128","gateway":"fe80::ecee:eeff:feee:eeee"}`
+		route4 = `{"dst":"0.0.0.0/0","gw":"169.254.1.1"}`
+		route6 = `{"dst":"::/0","gw":"fe80::ecee:eeff:feee:eeee"}`
+	)
+	withMTU := func(s, mtu string) string {
+		return strings.ReplaceAll(strings.ReplaceAll(s, `"gw":`, `"mtu":`+mtu+`,"gw":`), `"mac":`, `"mtu":`+mtu+`,"mac":`)
+	}
+	for _, c := range []struct {
+		name, version, more string
+		first               []string
+		ips, routes         string
+		mtu                 string
+	}{
+		{"dual-stack", "1.1.0", "", []string{"172.25.0.128", "fd00:25::80"}, link4 + "," + link6, route4 + "," + route6, "1430"},
+		{"IPv6 only", "1.1.0", "", []string{"fd00:25::80"}, link6, route6, "1450"},
+		{"an MTU in the configuration", "1.1.0", `,"mtu":1300`, []string{"fd00:25::80"}, link6, route6, "1300"},
+		{"a version without MTU", "1.0.0", "", []string{"172.25.0.128", "fd00:25::80"}, link4 + "," + link6, route4 + "," + route6, ""},
+		{"the oldest version", "0.4.0", "", []string{"fd00:25::80"}, strings.Replace(link6, "{", `{"version":"6",`, 1), route6, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBenchOf(t, newMemoryAllocator(4, c.first...), Options{MTU: func(addresses []netip.Addr) int {
+				return map[int]int{1: 1450, 2: 1430}[len(addresses)]
+			}})
+			r := request("c")
+			r.Config = []byte(`{"cniVersion":"` + c.version + `","name":"godwit","type":"godwit-cni","dns":{"nameservers":["fd00:25::a"]}` + c.more + `}`)
+			want := `{"cniVersion":"` + c.version + `","interfaces":[{"name":"` + wire.HostEnd("c", "eth0") + `","mac":"ee:ee:ee:ee:ee:ee"},` +
+				`{"name":"eth0","mac":"02:00:00:00:00:01","sandbox":"/ns/c"}],"ips":[` + c.ips + `],"routes":[` + c.routes + `],"dns":{"nameservers":["fd00:25::a"]}}`
+			if c.mtu != "" {
+				want = withMTU(want, c.mtu)
+			}
+			var got, wanted any
+			if err := errors.Join(json.Unmarshal(b.must(b.Add, r).GetResult(), &got), json.Unmarshal([]byte(want), &wanted)); err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(wanted, got); d != "" {
+				t.Errorf("(-want +got):\n%s", d)
+			}
+			b.expectLeft(fmt.Sprintf("1 links, %d routes, %d records", len(c.first), len(c.first)))
+		})
+	}
+}
+
 func TestBadInput(t *testing.T) {
 	with := func(change func(*cniapi.Request)) *cniapi.Request {
 		r := request("c")
@@ -230,6 +283,7 @@ func TestFailedAddLeavesNothing(t *testing.T) {
 	}{
 		"not ready":    {func(b *bench, _ context.CancelFunc) { b.notReady = errors.New("it has no plan yet") }, 11, "the Godwit agent on this node is not ready, try again later"},
 		"link":         {func(b *bench, _ context.CancelFunc) { b.node.attachErr = boom }, 5, "attaching the container failed"},
+		"no IPv6":      {func(b *bench, _ context.CancelFunc) { b.node.attachErr = wire.ErrNoIPv6 }, 7, "interface eth0 can't have the address of its IPv6 pool"},
 		"interface":    {func(b *bench, _ context.CancelFunc) { b.node.attachErr = wire.ErrInterfaceExists }, 102, "interface eth0 exists already"},
 		"route":        {func(b *bench, _ context.CancelFunc) { b.node.routeErr = boom }, 5, "adding the route to 172.25.0.128 failed"},
 		"cancelled":    {func(b *bench, cancel context.CancelFunc) { b.node.attaching = func(context.Context) { cancel() } }, 11, "attaching the container was cancelled"},

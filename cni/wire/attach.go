@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -13,9 +13,10 @@ import (
 
 // Of linux/veth.h, linux/if_link.h and linux/ip.h, where x/sys/unix has no name.
 const (
-	vethInfoPeer    = 1 // VETH_INFO_PEER
-	addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE
-	skipStats       = 8 // RTEXT_FILTER_SKIP_STATS
+	vethInfoPeer     = 1 // VETH_INFO_PEER
+	addrGenModeEUI64 = 0 // IN6_ADDR_GEN_MODE_EUI64
+	addrGenModeNone  = 1 // IN6_ADDR_GEN_MODE_NONE
+	skipStats        = 8 // RTEXT_FILTER_SKIP_STATS
 
 	confForwarding   = 1  // IPV4_DEVCONF_FORWARDING
 	confProxyARP     = 3  // IPV4_DEVCONF_PROXY_ARP
@@ -45,11 +46,21 @@ type ends struct {
 	mac       net.HardwareAddr
 }
 
+// podEnd is what the kernel tells of a container's end.
+type podEnd struct {
+	mac net.HardwareAddr
+	mtu int
+}
+
 // Attach makes the pair, configures both ends and returns what the kernel says
-// of them. The host's end is up and forwards when it returns; the route to the
-// container is for the caller to make. On an error no link stays behind. The
-// error wraps ErrInterfaceExists or ErrForeignLink where those are the cause.
+// of them. The host's end is up and forwards when it returns, and no address
+// waits for duplicate address detection; the route to the container is for the
+// caller to make. On an error no link stays behind. The error wraps
+// ErrInterfaceExists, ErrForeignLink or ErrNoIPv6 where those are the cause.
 func (w *Wirer) Attach(ctx context.Context, ns *Namespace, s Spec) (Link, error) {
+	if err := s.vetIPv6(); err != nil {
+		return Link{}, err
+	}
 	alias, err := s.alias(false)
 	if err != nil {
 		return Link{}, err
@@ -63,7 +74,12 @@ func (w *Wirer) Attach(ctx context.Context, ns *Namespace, s Spec) (Link, error)
 		}
 		link.HostMAC = e.mac
 		if err = w.raiseHostEnd(c, s, name, e); err == nil {
-			link.PodMAC, err = w.configurePod(ns, s, e)
+			var pod podEnd
+			pod, err = w.configurePod(ctx, ns, s, e)
+			link.PodMAC, link.MTU = pod.mac, pod.mtu
+		}
+		if err == nil && s.has6() {
+			err = c.awaitLocal(ctx, Gateway6, e.host)
 		}
 		if err == nil {
 			err = ctx.Err()
@@ -138,7 +154,7 @@ func (c *conn) createPair(nsFD int, s Spec, name, alias string) (ends, error) {
 				}
 			})
 		})
-		b.noLinkLocal(s)
+		b.linkLocal(s)
 	})
 	b.end()
 
@@ -180,28 +196,18 @@ func (b *batch) end4(name string, mtu int, mac net.HardwareAddr) {
 	b.attr32(unix.IFLA_NUM_RX_QUEUES, 1)
 }
 
-// noLinkLocal keeps the kernel from making an IPv6 link-local address on a
-// link that has no use for one, and so from duplicate address detection and
-// router solicitations on it.
-func (b *batch) noLinkLocal(s Spec) {
-	if s.has6() || !haveIPv6() {
+// linkLocal says whether the kernel makes an IPv6 link-local address on a link:
+// the one that its MAC address gives, or none where there is no use for one, and
+// so no duplicate address detection and no router solicitations.
+func (b *batch) linkLocal(s Spec) {
+	if !s.haveIPv6() {
 		return
 	}
-	b.nest(unix.AF_INET6, func() { b.attr8(unix.IFLA_INET6_ADDR_GEN_MODE, addrGenModeNone) })
-}
-
-func haveIPv6() bool {
-	_, err := os.Stat("/proc/sys/net/ipv6")
-	return err == nil
-}
-
-func (id Identity) has6() bool {
-	for _, a := range id.Addresses {
-		if a.Is6() {
-			return true
-		}
+	mode := byte(addrGenModeNone)
+	if s.has6() {
+		mode = addrGenModeEUI64
 	}
-	return false
+	b.nest(unix.AF_INET6, func() { b.attr8(unix.IFLA_INET6_ADDR_GEN_MODE, mode) })
 }
 
 // raiseHostEnd sets what netlink can't set, then the link up.
@@ -215,6 +221,11 @@ func (w *Wirer) raiseHostEnd(c *conn, s Spec, name string, e ends) error {
 		b.attr(unix.IFLA_ADDRESS, hostMAC)
 	}
 	b.end()
+	if s.has6() {
+		// The kernel would make the same, but only some time after the container's end is
+		// up, and with duplicate address detection where the node asks for it of all links.
+		b.address(netip.PrefixFrom(Gateway6, 64), e.host)
+	}
 	if slices.Equal(e.mac, hostMAC) {
 		return c.do(&b, nil)
 	}
@@ -230,9 +241,9 @@ func (w *Wirer) raiseHostEnd(c *conn, s Spec, name string, e ends) error {
 	return err
 }
 
-// configurePod gives the container's end its address, its gateway and its
-// routes, and returns its MAC address as the kernel has it.
-func (w *Wirer) configurePod(ns *Namespace, s Spec, e ends) (net.HardwareAddr, error) {
+// configurePod gives the container's end its addresses, its gateways and its
+// routes, and returns what the kernel has of it.
+func (w *Wirer) configurePod(ctx context.Context, ns *Namespace, s Spec, e ends) (podEnd, error) {
 	var c *conn
 	err := w.inside(ns.f, func() error {
 		if err := applySysctls(podSysctls(s)); err != nil {
@@ -243,37 +254,45 @@ func (w *Wirer) configurePod(ns *Namespace, s Spec, e ends) (net.HardwareAddr, e
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return podEnd{}, err
 	}
 	defer c.close()
 
 	var b batch
-	if !s.has6() && haveIPv6() {
+	if !s.has6() && s.haveIPv6() {
 		b.link("configure the container's end", unix.RTM_SETLINK, unix.NLM_F_ACK, e.pod, false)
-		b.nest(unix.IFLA_AF_SPEC, func() { b.noLinkLocal(s) })
+		b.nest(unix.IFLA_AF_SPEC, func() { b.linkLocal(s) })
 		b.end()
 	}
 	b.link("set the container's end up", unix.RTM_SETLINK, unix.NLM_F_ACK, e.pod, true)
 	b.end()
 	for _, a := range s.Addresses {
-		b.address(a, e.pod)
+		b.address(netip.PrefixFrom(a, a.BitLen()), e.pod)
 		b.gateway(Gateway(a), e.pod)
 	}
 	b.link("read the container's end back", unix.RTM_GETLINK, unix.NLM_F_ACK, e.pod, false)
 	b.attr32(unix.IFLA_EXT_MASK, skipStats)
 	b.end()
 
-	var mac net.HardwareAddr
+	var pod podEnd
 	err = c.do(&b, func(r reply) error {
 		if l, ok := parseLink(r); ok {
-			mac = l.mac
+			pod = podEnd{mac: l.mac, mtu: l.mtu}
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("in the container: %w", err)
+		return podEnd{}, fmt.Errorf("in the container: %w", err)
 	}
-	return mac, nil
+	for _, a := range s.Addresses {
+		if !a.Is6() {
+			continue
+		}
+		if err := c.awaitLocal(ctx, a, e.pod); err != nil {
+			return podEnd{}, fmt.Errorf("in the container: %w", err)
+		}
+	}
+	return pod, nil
 }
 
 // deleteLink deletes a link by its index; one that is not there is no error.

@@ -76,7 +76,7 @@ func TestAttachedPodLooksAsDesigned(t *testing.T) {
 	s := spec("one", "172.25.0.130")
 	l := attach(t, w, open(t, w, pod), s)
 
-	want := Link{Identity: s.Identity, HostEnd: HostEnd("one", "eth0"), HostMAC: hostMAC, PodMAC: macOf("one", "eth0")}
+	want := Link{Identity: s.Identity, HostEnd: HostEnd("one", "eth0"), HostMAC: hostMAC, PodMAC: macOf("one", "eth0"), MTU: 1400}
 	if d := cmp.Diff(want, l, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Errorf("the attachment (-want +got):\n%s", d)
 	}

@@ -77,6 +77,12 @@ func (w *Wirer) checkHostEnd(c *conn, s Spec) ([]string, error) {
 			diffs = append(diffs, fmt.Sprintf("the node has no route %s/%d over link %s", a, a.BitLen(), name))
 		}
 	}
+	if s.has6() {
+		if err := c.checkLinkLocal(l.index, differ); err != nil {
+			return nil, err
+		}
+	}
+	s.MTU = l.mtu // says whether the link has settings of IPv6
 	return diffs, w.onNode(func() error {
 		for _, o := range hostSysctls(s, name) {
 			if d := o.differs(); d != "" {
@@ -85,6 +91,18 @@ func (w *Wirer) checkHostEnd(c *conn, s Spec) ([]string, error) {
 		}
 		return nil
 	})
+}
+
+// checkLinkLocal looks for the address that containers know as their gateway.
+func (c *conn) checkLinkLocal(index int, differ func(string, ...any)) error {
+	addresses, err := c.addresses(index, unix.AF_INET6)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(addresses, func(p netip.Prefix) bool { return p.Addr() == Gateway6 }) {
+		differ("has no address %s (it has %v)", Gateway6, addresses)
+	}
+	return nil
 }
 
 func (w *Wirer) checkPod(ns *Namespace, s Spec, podMAC net.HardwareAddr) (diffs []string, err error) {

@@ -60,6 +60,55 @@ func TestCheckTellsWhatDiffers(t *testing.T) {
 	}
 }
 
+func TestCheckTellsWhatDiffersInIPv6(t *testing.T) {
+	host := HostEnd("one", "eth0")
+	gw := "fe80::ecee:eeff:feee:eeee"
+	for _, c := range []struct {
+		name string
+		on   string // node or pod
+		cmd  string
+		want string // within a difference; "" for none
+	}{
+		{"untouched", "pod", "true", ""},
+		{"another address too", "pod", "ip addr add fd09::9/64 dev eth0", ""},
+		{"accept_dad", "node", "sysctl -qw net.ipv6.conf." + host + ".accept_dad=1", "accept_dad is 1, not 0"},
+		{"forwarding", "node", "sysctl -qw net.ipv6.conf." + host + ".forwarding=0", "forwarding is 0, not 1"},
+		{"proxy_ndp", "node", "sysctl -qw net.ipv6.conf." + host + ".proxy_ndp=0", "proxy_ndp is 0, not 1"},
+		{"disable_ipv6", "node", "sysctl -qw net.ipv6.conf." + host + ".disable_ipv6=1", "disable_ipv6 is 1, not 0"},
+		{"host link-local", "node", "ip addr del " + gw + "/64 dev " + host, "on the node has no address " + gw},
+		{"host route gone", "node", "ip route del fd00:25::82", "the node has no route fd00:25::82/128 over link " + host},
+		{"host route covered", "node", "ip route del fd00:25::82; ip route add fd00:25::/64 dev " + host, "the node has no route fd00:25::82/128"},
+		{"host route blackholed", "node", "ip route del fd00:25::82; ip route add blackhole fd00:25::80/122", "the node has no route fd00:25::82/128"},
+		{"pod address", "pod", "ip addr del fd00:25::82/128 dev eth0", "has no address fd00:25::82/128"},
+		{"default route", "pod", "ip -6 route del default", "has no default route via " + gw},
+		{"gateway route", "pod", "ip -6 route del " + gw, "has no route to the gateway " + gw},
+		{"neighbour gone", "pod", "ip neigh del " + gw + " dev eth0", "has no permanent neighbour entry"},
+		{"pod forwards", "pod", "sysctl -qw net.ipv6.conf.all.forwarding=1", "forwarding is 1, not 0"},
+		{"pod takes routers' word", "pod", "sysctl -qw net.ipv6.conf.eth0.accept_ra=1", "accept_ra is 1, not 0"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			node, pod := netnstest.New(t), netnstest.New(t)
+			w := newWirer(t, node)
+			ns := open(t, w, pod)
+			s := spec("one", "172.25.0.130", "fd00:25::82")
+			l := attach(t, w, ns, s)
+			for _, a := range s.Addresses {
+				node.Run("ip", "route", "add", a.String(), "dev", l.HostEnd, "proto", "71")
+			}
+			map[string]*netnstest.NS{"node": node, "pod": pod}[c.on].Run("sh", "-c", c.cmd)
+			s.MTU = 0 // as CHECK asks
+			diffs, err := w.Check(t.Context(), ns, s, l.PodMAC)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := slices.ContainsFunc(diffs, func(d string) bool { return strings.Contains(d, c.want) })
+			if c.want == "" && len(diffs) > 0 || c.want != "" && !found {
+				t.Errorf("differences %q, want %q", diffs, c.want)
+			}
+		})
+	}
+}
+
 func TestCheckTakesTheChainsMAC(t *testing.T) {
 	node, pod := netnstest.New(t), netnstest.New(t)
 	w := newWirer(t, node)

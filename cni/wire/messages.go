@@ -8,9 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// address gives the link an address of its own, without a subnet.
-func (b *batch) address(a netip.Addr, index int) {
-	fixed := []byte{family(a), byte(a.BitLen()), 0, unix.RT_SCOPE_UNIVERSE}
+// address gives the link an address.
+func (b *batch) address(p netip.Prefix, index int) {
+	a := p.Addr()
+	fixed := []byte{family(a), byte(p.Bits()), 0, unix.RT_SCOPE_UNIVERSE}
 	if a.Is6() {
 		fixed[2] = unix.IFA_F_NODAD // nobody else can have it
 	}

@@ -18,7 +18,7 @@ type sysctl struct {
 // for others at once, and take no router's word from a container.
 func hostSysctls(s Spec, link string) []sysctl {
 	list := []sysctl{{"ipv4/neigh/" + link + "/proxy_delay", "0"}}
-	if !haveIPv6() {
+	if !s.haveIPv6() {
 		return list
 	}
 	list = append(list, sysctl{"ipv6/conf/" + link + "/accept_ra", "0"})

@@ -3,8 +3,8 @@
 // A container is a routed host: its interface bears its address as a /32 (or
 // /128), its gateway is 169.254.1.1 (fe80::ecee:eeff:feee:eeee), whose MAC it
 // knows for good, and everything goes there. The host's end of the pair needs
-// no address; the /32 route to the container is the routing table's part, not
-// this package's.
+// no address but the IPv6 gateway's; the /32 route to the container is the
+// routing table's part, not this package's.
 //
 // Invariants:
 //   - The host's end bears its identity in its alias (see Identity), from the
@@ -12,6 +12,8 @@
 //     nothing else needs to be kept.
 //   - A link without such an alias is never touched.
 //   - An attachment that fails leaves no link behind.
+//   - When an attachment is made, its addresses are in force: the first packet
+//     passes as soon as there is a route, in both families.
 //   - An attachment that was given up (Doom) bears that in its alias too, before
 //     the caller is told; whoever comes next, another process even, finishes it.
 package wire
@@ -74,6 +76,7 @@ type Link struct {
 	HostEnd string // name of the host's end
 	HostMAC net.HardwareAddr
 	PodMAC  net.HardwareAddr // known from Attach only
+	MTU     int              // of both ends; known from Attach only
 }
 
 // Wirer attaches containers to the network namespace it was made in. Its
