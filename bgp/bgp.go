@@ -8,6 +8,7 @@
 //   - Of a node peer only blocks are taken: prefixes inside one of Config.Blocks
 //     and within its lengths. Of an external peer only what its import rules
 //     accept: without rules, nothing.
+//   - A route's next hops are of the family of its prefix.
 //   - Changing one peer does not touch the session of another.
 package bgp
 
@@ -35,6 +36,13 @@ type Config struct {
 
 	ListenAddresses []netip.Addr // none: all addresses
 	ListenPort      uint16       // TCP port
+
+	// NextHops are the node's own addresses, at most one of a family. Their
+	// families are those that every session carries, whatever its own family. Over a
+	// session of the other family the node's prefixes are announced with them as
+	// next hop; over one of the same family with the session's own address, which
+	// the peer is sure to reach. None: each session carries its own family only.
+	NextHops []netip.Addr
 
 	// Blocks are the ranges of which node peers may announce parts.
 	Blocks []Range

@@ -82,16 +82,79 @@ func TestCheck(t *testing.T) {
 		t.Error(err)
 	}
 	for want, spoil := range map[string]func(c *Config){
-		"AS number":  func(c *Config) { c.ASN = 0 },
-		"router id":  func(c *Config) { c.RouterID = netip.MustParseAddr("fd00::1") },
-		"advertise:": func(c *Config) { c.Advertise = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")} },
-		"blocks:":    func(c *Config) { c.Blocks = []Range{rng("10.0.0.0/24", 26, 25)} },
+		"AS number": func(c *Config) { c.ASN = 0 },
+		"router id": func(c *Config) { c.RouterID = netip.MustParseAddr("fd00::1") },
+		"fd00::1 and fd00::2 are of one": func(c *Config) {
+			c.NextHops = []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::2")}
+		},
+		"next hops: fe80::1":         func(c *Config) { c.NextHops = []netip.Addr{netip.MustParseAddr("fe80::1")} },
+		"next hops: ::ffff:10.0.0.1": func(c *Config) { c.NextHops = []netip.Addr{netip.MustParseAddr("::ffff:10.0.0.1")} },
+		"next hops: invalid":         func(c *Config) { c.NextHops = make([]netip.Addr, 1) },
+		"advertise:":                 func(c *Config) { c.Advertise = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")} },
+		"blocks:":                    func(c *Config) { c.Blocks = []Range{rng("10.0.0.0/24", 26, 25)} },
 	} {
 		bad := good
 		spoil(&bad)
 		if err := bad.Check(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want an error about %q, got %v", want, err)
 		}
+	}
+}
+
+func TestFamilies(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")
+	for _, c := range []struct {
+		hops []netip.Addr
+		peer netip.Addr
+		want Families
+	}{
+		{nil, v4, IPv4},
+		{nil, v6, IPv6},
+		{[]netip.Addr{v4}, v6, IPv4},
+		{[]netip.Addr{v6}, v4, IPv6},
+		{[]netip.Addr{v6, v4}, v4, IPv4 | IPv6},
+	} {
+		config := Config{ASN: 1, RouterID: v4, NextHops: c.hops}
+		if err := config.Check(); err != nil {
+			t.Error(err)
+		}
+		if got := config.Families(c.peer); got != c.want {
+			t.Errorf("with %v a session with %v carries %v, not %v", c.hops, c.peer, got, c.want)
+		}
+		for _, f := range (IPv4 | IPv6).Each() {
+			hop, given := config.NextHop(f)
+			if given != (len(c.hops) > 0 && c.want.Has(f)) || given && FamilyOf(hop) != f {
+				t.Errorf("the next hop of %v among %v is %v, %v", f, c.hops, hop, given)
+			}
+		}
+	}
+}
+
+func TestNextHopFits(t *testing.T) {
+	v4, v6 := netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/64")
+	for _, c := range []struct {
+		prefix netip.Prefix
+		hop    string
+		want   bool
+	}{
+		{v4, "10.0.0.1", true},
+		{v4, "fd00::1", false},
+		{v4, "::ffff:10.0.0.1", false},
+		{v4, "0.0.0.0", false},
+		{v4, "224.0.0.1", false},
+		{v6, "fd00::1", true},
+		{v6, "fe80::1%eth0", true},
+		{v6, "10.0.0.1", false},
+		{v6, "::ffff:10.0.0.1", false},
+		{v6, "::", false},
+		{v6, "ff02::1", false},
+	} {
+		if got := NextHopFits(c.prefix, netip.MustParseAddr(c.hop)); got != c.want {
+			t.Errorf("%s as next hop of %v: %v", c.hop, c.prefix, got)
+		}
+	}
+	if NextHopFits(v4, netip.Addr{}) {
+		t.Error("no address is an address of a next hop")
 	}
 }
 

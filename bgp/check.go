@@ -29,6 +29,14 @@ func (c Config) Check() error {
 	case !c.RouterID.Is4() || c.RouterID.IsUnspecified():
 		return fmt.Errorf("the router id %v must be an IPv4 address that is not 0.0.0.0", c.RouterID)
 	}
+	for i, a := range c.NextHops {
+		if !a.IsValid() || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() {
+			return fmt.Errorf("next hops: %v is not an address by which others reach a node", a)
+		}
+		if other, _ := c.NextHop(FamilyOf(a)); other != c.NextHops[i] {
+			return fmt.Errorf("next hops: %v and %v are of one family", other, a)
+		}
+	}
 	for _, p := range c.Advertise {
 		if err := checkPrefix(p); err != nil {
 			return fmt.Errorf("advertise: %w", err)

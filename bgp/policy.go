@@ -35,3 +35,12 @@ func (c Config) Accepts(peer Peer, p netip.Prefix) bool {
 	}
 	return false
 }
+
+// NextHopFits reports whether a route to p may lead to hop: an address of the
+// same family that one host has. IPv4 routes by way of IPv6 (RFC 8950) are not
+// taken, and an IPv4-mapped address is none of IPv6: some routers send it where
+// they have no address of IPv6. A speaker must decide alike.
+func NextHopFits(p netip.Prefix, hop netip.Addr) bool {
+	return hop.IsValid() && p.Addr().Is4() == hop.Is4() &&
+		!hop.Is4In6() && !hop.IsUnspecified() && !hop.IsMulticast()
+}

@@ -20,21 +20,75 @@ type Bench struct {
 	// Config is what the speaker must be given, but for what the tests are about:
 	// AS number, router id and where to listen. Its AS is not 65001 nor 65002.
 	Config bgp.Config
-	// Local is the speaker's address in its sessions with the routers.
-	Local netip.Addr
+	// Local is the speaker's address of a family; that of the sessions' family is
+	// its address in its sessions with the routers.
+	Local func(f bgp.Families) netip.Addr
 	// Router makes the router i (1 to 3) of an AS that offers to restart
 	// gracefully within a time.
 	Router func(i int, asn uint32, restartTime time.Duration) Router
 }
 
+// World is where the suite is run: sessions of one family, which carry routes
+// of one or both.
+type World struct {
+	Session, Carried bgp.Families
+}
+
+// String names a test.
+func (w World) String() string {
+	names := map[bgp.Families]string{bgp.IPv4: "IPv4", bgp.IPv6: "IPv6", bgp.IPv4 | bgp.IPv6: "both families"}
+	return names[w.Carried] + " over " + names[w.Session]
+}
+
+// route is the family of the routes in tests that need routes of one family
+// only: not that of the session, if there is another.
+func (w World) route() bgp.Families {
+	if other := w.Carried &^ w.Session; other != 0 {
+		return other
+	}
+	return w.Carried
+}
+
 // Conformance checks that speakers keep the contract of bgp.Speaker. newBench
 // makes a bench whose speaker tells sink, waits syncTimeout at most, and is
 // stopped when its test ends.
-func Conformance(t *testing.T, newBench func(t *testing.T, sink bgp.Sink, syncTimeout time.Duration) *Bench) {
-	for _, c := range []struct {
-		name string
-		test func(t *testing.T, f *fixture)
-	}{
+func Conformance(t *testing.T, newBench func(t *testing.T, w World, sink bgp.Sink, syncTimeout time.Duration) *Bench) {
+	const both = bgp.IPv4 | bgp.IPv6
+	for _, w := range []World{{bgp.IPv4, bgp.IPv4}, {bgp.IPv6, bgp.IPv6}, {bgp.IPv4, both}, {bgp.IPv6, both}} {
+		t.Run(w.String(), func(t *testing.T) {
+			for _, c := range cases(w) {
+				t.Run(c.name, func(t *testing.T) {
+					timeout := time.Hour
+					if strings.Contains(c.name, "the time is over") {
+						timeout = 300 * time.Millisecond
+					}
+					f := &fixture{t: t, World: w, sink: NewRecorder()}
+					f.Bench = newBench(t, w, f.sink, timeout)
+					if w.Carried != bgp.IPv4 { // else a speaker must know by itself
+						for _, one := range w.Carried.Each() {
+							f.Config.NextHops = append(f.Config.NextHops, f.Local(one))
+						}
+					}
+					for _, one := range w.Carried.Each() {
+						f.Config.Blocks = append(f.Config.Blocks, in(one, "172.25.0.0/16", 26, 26))
+					}
+					f.Config.Advertise = f.prefixes("172.25.0.128/26")
+					c.test(t, f)
+				})
+			}
+		})
+	}
+}
+
+// testCase is one clause of the contract.
+type testCase struct {
+	name string
+	test func(t *testing.T, f *fixture)
+}
+
+// cases are the tests that make sense in a world.
+func cases(w World) []testCase {
+	all := []testCase{
 		{"announces its own and learns others", testLearn},
 		{"takes only what the policy accepts", testPolicy},
 		{"shares equal paths", testEqualPaths},
@@ -49,24 +103,17 @@ func Conformance(t *testing.T, newBench func(t *testing.T, sink bgp.Sink, syncTi
 		{"refuses what makes no sense", testNonsense},
 		{"stops for a restart", testStopRestart},
 		{"stops to leave", testStopLeave},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			timeout := time.Hour
-			if strings.Contains(c.name, "the time is over") {
-				timeout = 300 * time.Millisecond
-			}
-			f := &fixture{t: t, sink: NewRecorder()}
-			f.Bench = newBench(t, f.sink, timeout)
-			f.Config.Blocks = []bgp.Range{{CIDR: netip.MustParsePrefix("172.25.0.0/16"), MinLength: 26, MaxLength: 26}}
-			f.Config.Advertise = prefixes("172.25.0.128/26")
-			c.test(t, f)
-		})
 	}
+	if len(w.Carried.Each()) > 1 {
+		all = append(all, casesOfBothFamilies()...)
+	}
+	return all
 }
 
 // fixture is a bench in use.
 type fixture struct {
 	*Bench
+	World
 	t    *testing.T
 	sink *Recorder
 }
@@ -123,12 +170,67 @@ func (f *fixture) until(missing func() string) {
 	f.t.Fatalf("after %v: %s", patience, last)
 }
 
+// The tests speak of IPv4. Where routes are of IPv6, a prefix stands for that
+// which has it at its end, behind fd00::/96.
+func in(family bgp.Families, cidr string, minLength, maxLength int) bgp.Range {
+	p := netip.MustParsePrefix(cidr)
+	if family == bgp.IPv6 {
+		a := p.Addr().As16()
+		copy(a[:12], []byte{0xfd, 11: 0})
+		p = netip.PrefixFrom(netip.AddrFrom16(a), p.Bits()+96)
+		minLength, maxLength = minLength+96, maxLength+96
+	}
+	return bgp.Range{CIDR: p, MinLength: minLength, MaxLength: maxLength}
+}
+
+// prefix is a prefix in the family of the test's routes.
+func (f *fixture) prefix(s string) netip.Prefix { return in(f.route(), s, 0, 0).CIDR }
+
+func (f *fixture) prefixes(s ...string) []netip.Prefix {
+	out := make([]netip.Prefix, len(s))
+	for i := range s {
+		out[i] = f.prefix(s[i])
+	}
+	return out
+}
+
+func (f *fixture) accept(cidr string, minLength, maxLength int) bgp.Rule {
+	return bgp.Rule{Range: in(f.route(), cidr, minLength, maxLength), Accept: true}
+}
+
+func (f *fixture) reject(cidr string, minLength, maxLength int) bgp.Rule {
+	return bgp.Rule{Range: in(f.route(), cidr, minLength, maxLength)}
+}
+
+// announce announces prefixes by the router's own address.
+func (f *fixture) announce(r Router, length int, s ...string) {
+	r.Announce(r.Address(f.route()), length, f.prefixes(s...)...)
+}
+
+// via is a router's own address as next hop, in the words of Recorder.
+func (f *fixture) via(prefix string, routers ...Router) string {
+	return f.viaIn(f.route(), prefix, routers...)
+}
+
+func (f *fixture) viaIn(family bgp.Families, prefix string, routers ...Router) string {
+	out := in(family, prefix, 0, 0).CIDR.String() + " via"
+	for _, r := range routers {
+		out += " " + r.Address(family).String()
+	}
+	return out
+}
+
 // waitOwn waits until a router was told exactly these prefixes, by way of us.
 func (f *fixture) waitOwn(r Router, own ...string) {
 	f.t.Helper()
+	f.waitOwnPrefixes(r, f.prefixes(own...)...)
+}
+
+func (f *fixture) waitOwnPrefixes(r Router, own ...netip.Prefix) {
+	f.t.Helper()
 	want := make(map[netip.Prefix]netip.Addr)
-	for _, p := range prefixes(own...) {
-		want[p] = f.Local
+	for _, p := range own {
+		want[p] = f.Local(bgp.FamilyOf(p.Addr()))
 	}
 	f.until(func() string {
 		if got := r.Routes(); !maps.Equal(got, want) {
@@ -157,38 +259,19 @@ func (f *fixture) mustBeUp(routers ...Router) {
 	}
 }
 
-func accept(cidr string, minLength, maxLength int) bgp.Rule {
-	return bgp.Rule{Range: bgp.Range{CIDR: netip.MustParsePrefix(cidr), MinLength: minLength, MaxLength: maxLength}, Accept: true}
-}
-
-func reject(cidr string, minLength, maxLength int) bgp.Rule {
-	r := accept(cidr, minLength, maxLength)
-	r.Accept = false
-	return r
-}
-
-// via is a router's own address as next hop, in the words of Recorder.
-func via(prefix string, routers ...Router) string {
-	out := prefix + " via"
-	for _, r := range routers {
-		out += " " + r.Peer().Address.String()
-	}
-	return out
-}
-
 func testLearn(t *testing.T, f *fixture) {
 	node := f.add(1, bgp.PeerNode, 0)
-	rack := f.add(2, bgp.PeerExternal, 65001, accept("10.9.0.0/16", 24, 24))
+	rack := f.add(2, bgp.PeerExternal, 65001, f.accept("10.9.0.0/16", 24, 24))
 	f.set()
 	node.Connect()
 	rack.Connect()
-	node.Announce(node.Peer().Address, 0, prefixes("172.25.0.192/26")...)
-	rack.Announce(rack.Peer().Address, 1, prefixes("10.9.1.0/24")...)
-	f.sink.WaitRoutes(t, via("172.25.0.192/26", node), via("10.9.1.0/24", rack))
+	f.announce(node, 0, "172.25.0.192/26")
+	f.announce(rack, 1, "10.9.1.0/24")
+	f.sink.WaitRoutes(t, f.via("172.25.0.192/26", node), f.via("10.9.1.0/24", rack))
 	f.waitOwn(node, "172.25.0.128/26")
 	f.waitOwn(rack, "172.25.0.128/26")
 	for prefix, fromNode := range map[string]bool{"172.25.0.192/26": true, "10.9.1.0/24": false} {
-		if r, _ := f.sink.Route(netip.MustParsePrefix(prefix)); r.FromNode != fromNode {
+		if r, _ := f.sink.Route(f.prefix(prefix)); r.FromNode != fromNode {
 			t.Errorf("%s is said to come from a node: %v", prefix, r.FromNode)
 		}
 	}
@@ -196,54 +279,54 @@ func testLearn(t *testing.T, f *fixture) {
 	if s.State != bgp.StateEstablished || s.Received != 1 || s.Accepted != 1 || s.Advertised != 1 || s.Since.IsZero() || s.Message != "" {
 		t.Errorf("the session is reported as %+v", s)
 	}
-	f.Config.Advertise = prefixes("172.25.1.0/26", "172.25.2.0/26")
+	f.Config.Advertise = f.prefixes("172.25.1.0/26", "172.25.2.0/26")
 	f.set()
 	f.waitOwn(node, "172.25.1.0/26", "172.25.2.0/26")
 	f.waitOwn(rack, "172.25.1.0/26", "172.25.2.0/26")
-	node.Withdraw(prefixes("172.25.0.192/26")...)
-	f.sink.WaitRoutes(t, via("10.9.1.0/24", rack))
+	node.Withdraw(f.prefixes("172.25.0.192/26")...)
+	f.sink.WaitRoutes(t, f.via("10.9.1.0/24", rack))
 	f.mustBeUp(node, rack)
 }
 
 func testPolicy(t *testing.T, f *fixture) {
 	node := f.add(1, bgp.PeerNode, 0)
-	rack := f.add(2, bgp.PeerExternal, 65001, reject("10.9.66.0/24", 24, 24), accept("10.9.0.0/16", 24, 24))
+	rack := f.add(2, bgp.PeerExternal, 65001, f.reject("10.9.66.0/24", 24, 24), f.accept("10.9.0.0/16", 24, 24))
 	bare := f.add(3, bgp.PeerExternal, 65002)
 	f.set()
 	for i, r := range []Router{node, rack, bare} {
 		r.Connect()
-		r.Announce(r.Peer().Address, min(i, 1), prefixes(
+		f.announce(r, min(i, 1),
 			"0.0.0.0/0", "10.9.66.0/24", "10.9.0.0/16", "10.9.1.0/25", "8.8.8.0/24", "172.24.0.0/26",
-			"172.25.0.0/16", "172.25.0.128/26", "172.25.0.128/27", "172.25.9.0/27")...)
+			"172.25.0.0/16", "172.25.0.128/26", "172.25.0.128/27", "172.25.9.0/27")
 	}
-	node.Announce(node.Peer().Address, 0, prefixes("172.25.9.0/26", "10.9.1.0/24")...)
-	rack.Announce(rack.Peer().Address, 1, prefixes("172.25.9.0/26", "10.9.1.0/24")...)
-	f.sink.WaitRoutes(t, via("172.25.9.0/26", node), via("10.9.1.0/24", rack))
+	f.announce(node, 0, "172.25.9.0/26", "10.9.1.0/24")
+	f.announce(rack, 1, "172.25.9.0/26", "10.9.1.0/24")
+	f.sink.WaitRoutes(t, f.via("172.25.9.0/26", node), f.via("10.9.1.0/24", rack))
 	if s := f.session(bare); s.Accepted != 0 {
 		t.Errorf("a peer without rules is reported as %+v", s)
 	}
 	for _, entry := range f.sink.Log() {
-		if !strings.HasPrefix(entry, "+172.25.9.0/26 ") && !strings.HasPrefix(entry, "+10.9.1.0/24 ") {
+		if !strings.HasPrefix(entry, "+"+f.prefix("172.25.9.0/26").String()+" ") && !strings.HasPrefix(entry, "+"+f.prefix("10.9.1.0/24").String()+" ") {
 			t.Errorf("the sink was told %q", entry)
 		}
 	}
 }
 
 func testEqualPaths(t *testing.T, f *fixture) {
-	all := accept("0.0.0.0/0", 0, 24)
+	all := f.accept("0.0.0.0/0", 0, 32)
 	a, b := f.add(1, bgp.PeerExternal, 65001, all), f.add(2, bgp.PeerExternal, 65002, all)
 	f.set()
 	a.Connect()
 	b.Connect()
-	a.Announce(a.Peer().Address, 1, prefixes("0.0.0.0/0", "10.9.1.0/24")...)
-	b.Announce(b.Peer().Address, 1, prefixes("0.0.0.0/0")...)
-	b.Announce(b.Peer().Address, 2, prefixes("10.9.1.0/24")...)
-	f.sink.WaitRoutes(t, via("0.0.0.0/0", a, b), via("10.9.1.0/24", a))
-	b.Announce(b.Peer().Address, 1, prefixes("10.9.1.0/24")...)
-	a.Withdraw(prefixes("0.0.0.0/0")...)
-	f.sink.WaitRoutes(t, via("0.0.0.0/0", b), via("10.9.1.0/24", a, b))
+	f.announce(a, 1, "0.0.0.0/0", "10.9.1.0/24")
+	f.announce(b, 1, "0.0.0.0/0")
+	f.announce(b, 2, "10.9.1.0/24")
+	f.sink.WaitRoutes(t, f.via("0.0.0.0/0", a, b), f.via("10.9.1.0/24", a))
+	f.announce(b, 1, "10.9.1.0/24")
+	a.Withdraw(f.prefixes("0.0.0.0/0")...)
+	f.sink.WaitRoutes(t, f.via("0.0.0.0/0", b), f.via("10.9.1.0/24", a, b))
 	a.Cease()
-	f.sink.WaitRoutes(t, via("0.0.0.0/0", b), via("10.9.1.0/24", b))
+	f.sink.WaitRoutes(t, f.via("0.0.0.0/0", b), f.via("10.9.1.0/24", b))
 }
 
 func testPolicyChange(t *testing.T, f *fixture) {
@@ -252,32 +335,32 @@ func testPolicyChange(t *testing.T, f *fixture) {
 	f.set()
 	node.Connect()
 	rack.Connect()
-	node.Announce(node.Peer().Address, 0, prefixes("172.25.3.0/26", "172.26.0.0/26")...)
-	rack.Announce(rack.Peer().Address, 1, prefixes("10.9.1.0/24", "10.9.2.0/24")...)
-	f.sink.WaitRoutes(t, via("172.25.3.0/26", node))
+	f.announce(node, 0, "172.25.3.0/26", "172.26.0.0/26")
+	f.announce(rack, 1, "10.9.1.0/24", "10.9.2.0/24")
+	f.sink.WaitRoutes(t, f.via("172.25.3.0/26", node))
 
-	f.change(1, func(p *bgp.Peer) { p.Import = []bgp.Rule{accept("10.9.0.0/16", 24, 24)} })
+	f.change(1, func(p *bgp.Peer) { p.Import = []bgp.Rule{f.accept("10.9.0.0/16", 24, 24)} })
 	f.set()
-	f.sink.WaitRoutes(t, via("172.25.3.0/26", node), via("10.9.1.0/24", rack), via("10.9.2.0/24", rack))
+	f.sink.WaitRoutes(t, f.via("172.25.3.0/26", node), f.via("10.9.1.0/24", rack), f.via("10.9.2.0/24", rack))
 
 	f.change(1, func(p *bgp.Peer) {
-		p.Import = []bgp.Rule{reject("10.9.1.0/24", 24, 24), accept("10.9.0.0/16", 24, 24)}
+		p.Import = []bgp.Rule{f.reject("10.9.1.0/24", 24, 24), f.accept("10.9.0.0/16", 24, 24)}
 	})
-	f.Config.Blocks = []bgp.Range{{CIDR: netip.MustParsePrefix("172.26.0.0/16"), MinLength: 26, MaxLength: 26}}
+	f.Config.Blocks = []bgp.Range{in(f.route(), "172.26.0.0/16", 26, 26)}
 	f.set()
-	f.sink.WaitRoutes(t, via("172.26.0.0/26", node), via("10.9.2.0/24", rack))
+	f.sink.WaitRoutes(t, f.via("172.26.0.0/26", node), f.via("10.9.2.0/24", rack))
 
 	// What becomes our own is not taken from others; given up, it is.
-	f.Config.Advertise = prefixes("172.25.0.128/26", "172.26.0.0/26")
+	f.Config.Advertise = f.prefixes("172.25.0.128/26", "172.26.0.0/26")
 	f.set()
-	f.sink.WaitRoutes(t, via("10.9.2.0/24", rack))
-	f.Config.Advertise = prefixes("172.25.0.128/26")
+	f.sink.WaitRoutes(t, f.via("10.9.2.0/24", rack))
+	f.Config.Advertise = f.prefixes("172.25.0.128/26")
 	f.set()
-	f.sink.WaitRoutes(t, via("172.26.0.0/26", node), via("10.9.2.0/24", rack))
+	f.sink.WaitRoutes(t, f.via("172.26.0.0/26", node), f.via("10.9.2.0/24", rack))
 
 	f.change(1, func(p *bgp.Peer) { p.Kind = bgp.PeerNode })
 	f.set()
-	f.sink.WaitRoutes(t, via("172.26.0.0/26", node))
+	f.sink.WaitRoutes(t, f.via("172.26.0.0/26", node))
 	f.mustBeUp(node, rack)
 }
 
@@ -286,8 +369,8 @@ func testPeerChange(t *testing.T, f *fixture) {
 	f.set()
 	a.Connect()
 	b.Connect()
-	b.Announce(b.Peer().Address, 0, prefixes("172.25.3.0/26")...)
-	f.sink.WaitRoutes(t, via("172.25.3.0/26", b))
+	f.announce(b, 0, "172.25.3.0/26")
+	f.sink.WaitRoutes(t, f.via("172.25.3.0/26", b))
 	// Until a router was told something, the session may be up on its side only,
 	// and one that is not up yet ends without a Cease.
 	f.waitOwn(a, "172.25.0.128/26")
@@ -313,8 +396,8 @@ func testPeerChange(t *testing.T, f *fixture) {
 	f.waitEnded(c, true)
 	f.set()
 	f.mustBeUp(b)
-	f.sink.WaitRoutes(t, via("172.25.3.0/26", b))
-	if slices.Contains(f.sink.Log(), "-172.25.3.0/26") {
+	f.sink.WaitRoutes(t, f.via("172.25.3.0/26", b))
+	if slices.Contains(f.sink.Log(), "-"+f.prefix("172.25.3.0/26").String()) {
 		t.Error("the route of the peer that stayed went away")
 	}
 	if all, err := f.Speaker.Sessions(context.Background()); err != nil || len(all) != 1 {
@@ -326,9 +409,9 @@ func testRestart(t *testing.T, f *fixture) {
 	r := f.add(1, bgp.PeerNode, 0)
 	f.set()
 	r.Connect()
-	r.Announce(r.Peer().Address, 0, prefixes("172.25.3.0/26", "172.25.4.0/26")...)
-	r.EndOfRIB()
-	f.sink.WaitRoutes(t, via("172.25.3.0/26", r), via("172.25.4.0/26", r))
+	f.announce(r, 0, "172.25.3.0/26", "172.25.4.0/26")
+	r.EndOfRIB(f.Carried)
+	f.sink.WaitRoutes(t, f.via("172.25.3.0/26", r), f.via("172.25.4.0/26", r))
 	f.sink.WaitInSync(t)
 	if s := f.session(r); s.Accepted != 2 {
 		t.Errorf("reported is %+v", s)
@@ -341,15 +424,15 @@ func testRestart(t *testing.T, f *fixture) {
 		return ""
 	})
 	r.Connect()
-	r.Announce(r.Peer().Address, 0, prefixes("172.25.3.0/26")...)
+	f.announce(r, 0, "172.25.3.0/26")
 	for _, entry := range f.sink.Log() {
 		if strings.HasPrefix(entry, "-") {
 			t.Errorf("while the peer restarted, the sink was told %q", entry)
 		}
 	}
-	r.EndOfRIB()
-	f.sink.WaitRoutes(t, via("172.25.3.0/26", r))
-	if slices.Contains(f.sink.Log(), "-172.25.3.0/26") {
+	r.EndOfRIB(f.Carried)
+	f.sink.WaitRoutes(t, f.via("172.25.3.0/26", r))
+	if slices.Contains(f.sink.Log(), "-"+f.prefix("172.25.3.0/26").String()) {
 		t.Error("a route that was announced again went in between")
 	}
 }
@@ -359,8 +442,8 @@ func testStaysAway(t *testing.T, f *fixture) {
 	r := f.Router(1, f.Config.ASN, time.Second)
 	f.set()
 	r.Connect()
-	r.Announce(r.Peer().Address, 0, prefixes("172.25.3.0/26")...)
-	f.sink.WaitRoutes(t, via("172.25.3.0/26", r))
+	f.announce(r, 0, "172.25.3.0/26")
+	f.sink.WaitRoutes(t, f.via("172.25.3.0/26", r))
 	r.Break()
 	f.sink.WaitRoutes(t)
 }
@@ -369,8 +452,8 @@ func testCease(t *testing.T, f *fixture) {
 	r := f.add(1, bgp.PeerNode, 0)
 	f.set()
 	r.Connect()
-	r.Announce(r.Peer().Address, 0, prefixes("172.25.3.0/26")...)
-	f.sink.WaitRoutes(t, via("172.25.3.0/26", r))
+	f.announce(r, 0, "172.25.3.0/26")
+	f.sink.WaitRoutes(t, f.via("172.25.3.0/26", r))
 	r.Cease()
 	f.sink.WaitRoutes(t)
 	f.until(func() string {
@@ -386,20 +469,20 @@ func testInSync(t *testing.T, f *fixture) {
 	a, b := f.add(1, bgp.PeerNode, 0), f.add(2, bgp.PeerNode, 0)
 	f.set()
 	a.Connect()
-	a.Announce(a.Peer().Address, 0, prefixes("172.25.3.0/26")...)
-	a.EndOfRIB()
+	f.announce(a, 0, "172.25.3.0/26")
+	a.EndOfRIB(f.Carried)
 	b.Connect()
-	b.Announce(b.Peer().Address, 0, prefixes("172.25.4.0/26")...)
-	f.sink.WaitRoutes(t, via("172.25.3.0/26", a), via("172.25.4.0/26", b))
+	f.announce(b, 0, "172.25.4.0/26")
+	f.sink.WaitRoutes(t, f.via("172.25.3.0/26", a), f.via("172.25.4.0/26", b))
 	if slices.Contains(f.sink.Log(), "in sync") {
 		t.Error("in sync before the last End-of-RIB")
 	}
-	b.EndOfRIB()
+	b.EndOfRIB(f.Carried)
 	f.sink.WaitInSync(t)
 	f.set()
-	a.EndOfRIB()
-	a.Announce(a.Peer().Address, 0, prefixes("172.25.5.0/26")...)
-	f.sink.WaitRoutes(t, via("172.25.3.0/26", a), via("172.25.4.0/26", b), via("172.25.5.0/26", a))
+	a.EndOfRIB(f.Carried)
+	f.announce(a, 0, "172.25.5.0/26")
+	f.sink.WaitRoutes(t, f.via("172.25.3.0/26", a), f.via("172.25.4.0/26", b), f.via("172.25.5.0/26", a))
 	if log := f.sink.Log(); len(log) != 4 || log[2] != "in sync" {
 		t.Errorf("the sink was told %q", log)
 	}
@@ -416,10 +499,10 @@ func testLimit(t *testing.T, f *fixture) {
 	f.change(0, func(p *bgp.Peer) { p.MaxPrefixes = 2 })
 	f.set()
 	r.Connect()
-	r.Announce(r.Peer().Address, 0, prefixes("172.25.3.0/26", "172.25.4.0/26")...)
-	f.sink.WaitRoutes(t, via("172.25.3.0/26", r), via("172.25.4.0/26", r))
+	f.announce(r, 0, "172.25.3.0/26", "172.25.4.0/26")
+	f.sink.WaitRoutes(t, f.via("172.25.3.0/26", r), f.via("172.25.4.0/26", r))
 	f.mustBeUp(r)
-	r.Announce(r.Peer().Address, 0, prefixes("172.25.5.0/26")...)
+	f.announce(r, 0, "172.25.5.0/26")
 	f.waitEnded(r, true)
 	f.sink.WaitRoutes(t)
 	if s := f.session(r); s.State == bgp.StateEstablished || !strings.Contains(s.Message, "more") || !strings.Contains(s.Message, "limit") {
@@ -453,13 +536,13 @@ func testStopRestart(t *testing.T, f *fixture) {
 	r := f.add(1, bgp.PeerNode, 0)
 	f.set()
 	r.Connect()
-	r.Announce(r.Peer().Address, 0, prefixes("172.25.3.0/26")...)
-	f.sink.WaitRoutes(t, via("172.25.3.0/26", r))
+	f.announce(r, 0, "172.25.3.0/26")
+	f.sink.WaitRoutes(t, f.via("172.25.3.0/26", r))
 	if err := f.Speaker.Stop(context.Background(), bgp.StopRestart); err != nil {
 		t.Fatal(err)
 	}
 	f.waitEnded(r, false)
-	f.sink.WaitRoutes(t, via("172.25.3.0/26", r))
+	f.sink.WaitRoutes(t, f.via("172.25.3.0/26", r))
 	if err := f.Speaker.Set(context.Background(), f.Config); err == nil {
 		t.Error("a stopped speaker took a configuration")
 	}

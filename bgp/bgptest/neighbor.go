@@ -13,12 +13,20 @@ import (
 type Router interface {
 	// Peer is how the router is to be configured at the speaker.
 	Peer() bgp.Peer
+	// Address is the router's address of a family.
+	Address(f bgp.Families) netip.Addr
+	// Offer says which families the router offers from the next Connect on. It is
+	// both without.
+	Offer(f bgp.Families)
 	// Connect brings the session up and waits until it is.
 	Connect()
-	// Announce announces prefixes with a next hop and an AS path of a length.
+	// Announce announces prefixes of one family with a next hop, fit or not, and an
+	// AS path of a length.
 	Announce(hop netip.Addr, length int, prefixes ...netip.Prefix)
+	// Withdraw withdraws prefixes of one family.
 	Withdraw(prefixes ...netip.Prefix)
-	EndOfRIB()
+	// EndOfRIB says of some families that all has been announced.
+	EndOfRIB(f bgp.Families)
 	// Break ends the connection without a word, Cease with a NOTIFICATION.
 	Break()
 	Cease()
@@ -33,27 +41,45 @@ type Router interface {
 type Neighbor struct {
 	speaker     *Speaker
 	peer        bgp.Peer
+	other       netip.Addr // of the family that the session is not of
 	restartTime time.Duration
 
 	mu           sync.Mutex
+	offers       bgp.Families
 	ended, cease bool
 }
 
 var _ Router = (*Neighbor)(nil)
 
 // Router makes a router beside the speaker; kind and AS are those of the Peer
-// that it wants to be. restartTime is how long the speaker shall keep its
-// routes while it is away; zero: not at all.
-func (s *Speaker) Router(p bgp.Peer, restartTime time.Duration) *Neighbor {
+// that it wants to be, and other is its address of the family that the session is
+// not of. restartTime is how long the speaker shall keep its routes while it is
+// away; zero: not at all.
+func (s *Speaker) Router(p bgp.Peer, other netip.Addr, restartTime time.Duration) *Neighbor {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := &Neighbor{speaker: s, peer: p, restartTime: restartTime}
+	n := &Neighbor{speaker: s, peer: p, other: other, restartTime: restartTime, offers: bgp.IPv4 | bgp.IPv6}
 	s.routers[p.Address] = n
 	return n
 }
 
 // Peer implements Router.
 func (n *Neighbor) Peer() bgp.Peer { return n.peer }
+
+// Address implements Router.
+func (n *Neighbor) Address(f bgp.Families) netip.Addr {
+	if bgp.FamilyOf(n.peer.Address) == f {
+		return n.peer.Address
+	}
+	return n.other
+}
+
+// Offer implements Router.
+func (n *Neighbor) Offer(f bgp.Families) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.offers = f
+}
 
 // with runs f with the speaker's lock and the session's state, which is nil
 // when the speaker does not know this router.
@@ -77,10 +103,12 @@ func (n *Neighbor) Connect() {
 			if st.expiry != nil {
 				st.expiry.Stop()
 			}
-			if p.GracefulRestart == 0 || n.restartTime == 0 {
+			n.mu.Lock()
+			st.carried = s.config.Families(n.peer.Address) & n.offers
+			st.awaited = st.carried
+			if p.GracefulRestart == 0 || n.restartTime == 0 || st.awaited == 0 {
 				st.complete = true // no End-of-RIB will come
 			}
-			n.mu.Lock()
 			n.ended, n.cease = false, false
 			n.mu.Unlock()
 			s.turn.Broadcast()
@@ -97,7 +125,9 @@ func (n *Neighbor) Announce(hop netip.Addr, length int, prefixes ...netip.Prefix
 			return
 		}
 		for _, p := range prefixes {
-			st.routes[p] = path{hop: hop, length: length}
+			if st.carried.Has(bgp.FamilyOf(p.Addr())) {
+				st.routes[p] = path{hop: hop, length: length}
+			}
 		}
 		if limit := n.speaker.peers[n.peer.Address].MaxPrefixes; limit > 0 && len(st.routes) > limit {
 			n.speaker.end(n.peer.Address, "it sent more prefixes than its limit", true)
@@ -119,14 +149,15 @@ func (n *Neighbor) Withdraw(prefixes ...netip.Prefix) {
 }
 
 // EndOfRIB implements Router.
-func (n *Neighbor) EndOfRIB() {
+func (n *Neighbor) EndOfRIB(f bgp.Families) {
 	n.with(func(st *session) {
 		if st == nil || !st.up {
 			return
 		}
-		st.complete = true
+		st.awaited &^= f
+		st.complete = st.complete || st.awaited == 0
 		for prefix, p := range st.routes {
-			if p.stale {
+			if p.stale && f.Has(bgp.FamilyOf(prefix.Addr())) {
 				delete(st.routes, prefix)
 			}
 		}
@@ -172,8 +203,8 @@ func (n *Neighbor) Routes() map[netip.Prefix]netip.Addr {
 		if st == nil || !st.up {
 			return
 		}
-		for _, p := range n.speaker.announced(n.peer.Address) {
-			out[p] = n.speaker.options.Local
+		for _, p := range n.speaker.announced(st) {
+			out[p] = n.speaker.hop(n.peer.Address, p)
 		}
 	})
 	return out

@@ -22,7 +22,7 @@ import (
 // Options are what a Speaker needs for life.
 type Options struct {
 	Sink bgp.Sink
-	// Local is the speaker's address, the next hop of what it announces.
+	// Local is the speaker's address in its sessions.
 	Local netip.Addr
 	// SyncTimeout bounds the waiting for peers before InSync. Zero: 10 s.
 	SyncTimeout time.Duration
@@ -52,8 +52,10 @@ type session struct {
 	up       bool
 	since    time.Time
 	message  string
-	held     bool // down for exceeding the limit of prefixes
-	complete bool // End-of-RIB came once
+	held     bool         // down for exceeding the limit of prefixes
+	carried  bgp.Families // by both sides
+	awaited  bgp.Families // End-of-RIB has not come yet of these
+	complete bool         // all that were awaited came once
 	routes   map[netip.Prefix]path
 	expiry   *time.Timer // of stale routes
 }
@@ -107,7 +109,8 @@ func (s *Speaker) Set(_ context.Context, c bgp.Config) error {
 	}
 	whole := s.config.ASN != c.ASN || s.config.RouterID != c.RouterID || s.config.ListenPort != c.ListenPort
 	for addr, p := range s.peers {
-		if w, keep := want[addr]; !keep || whole || !sameSession(p, w) {
+		other := s.config.Families(addr) != c.Families(addr)
+		if w, keep := want[addr]; !keep || whole || other || !sameSession(p, w) {
 			s.end(addr, "", true)
 			delete(s.state, addr)
 		} else if st := s.state[addr]; st.held && w.MaxPrefixes != p.MaxPrefixes {
@@ -166,9 +169,9 @@ func (s *Speaker) Sessions(context.Context) ([]bgp.Session, error) {
 			one.State = bgp.StateIdle
 		case st.up:
 			one.State, one.Message, one.Received = bgp.StateEstablished, "", len(st.routes)
-			one.Advertised = len(s.announced(addr))
-			for prefix := range st.routes {
-				if s.config.Accepts(p, prefix) {
+			one.Advertised = len(s.announced(st))
+			for prefix, path := range st.routes {
+				if s.takes(p, prefix, path) {
 					one.Accepted++
 				}
 			}
@@ -194,15 +197,30 @@ func (s *Speaker) Stop(_ context.Context, mode bgp.StopMode) error {
 	return nil
 }
 
-// announced are the prefixes that a peer is sent: those of its family.
-func (s *Speaker) announced(addr netip.Addr) []netip.Prefix {
+// announced are the prefixes that a peer is sent: those of the families that
+// its session carries.
+func (s *Speaker) announced(st *session) []netip.Prefix {
 	var out []netip.Prefix
 	for _, p := range s.config.Advertise {
-		if p.Addr().Is4() == addr.Is4() && !slices.Contains(out, p) {
+		if st.carried.Has(bgp.FamilyOf(p.Addr())) && !slices.Contains(out, p) {
 			out = append(out, p)
 		}
 	}
 	return out
+}
+
+// hop is the next hop by which a peer is told one of our prefixes.
+func (s *Speaker) hop(peer netip.Addr, p netip.Prefix) netip.Addr {
+	f := bgp.FamilyOf(p.Addr())
+	if hop, given := s.config.NextHop(f); given && bgp.FamilyOf(peer) != f {
+		return hop
+	}
+	return s.options.Local
+}
+
+// takes reports whether the import policy accepts a path from a peer.
+func (s *Speaker) takes(peer bgp.Peer, prefix netip.Prefix, p path) bool {
+	return bgp.NextHopFits(prefix, p.hop) && s.config.Accepts(peer, prefix)
 }
 
 // deliver tells the sink what is new until the speaker is stopped. It looks at
@@ -275,7 +293,7 @@ func (s *Speaker) best() map[netip.Prefix]bgp.Route {
 	for addr, st := range s.state {
 		peer := s.peers[addr]
 		for prefix, p := range st.routes {
-			if !s.config.Accepts(peer, prefix) {
+			if !s.takes(peer, prefix, p) {
 				continue
 			}
 			mine := rank{p.length, peer.ASN == s.config.ASN}

@@ -32,7 +32,7 @@ func (s *Speaker) apply(ctx context.Context, c bgp.Config) error {
 	fail(s.withdraw(withdrawn))
 	for _, addr := range sortedKeys(s.applied.peers) {
 		p := s.applied.peers[addr]
-		if w, keep := want[addr]; keep && sameSession(p, w) {
+		if w, keep := want[addr]; keep && sameSession(p, w) && s.applied.families[addr] == c.Families(addr) {
 			continue
 		}
 		if err := s.removePeer(ctx, p); err != nil {
@@ -40,7 +40,7 @@ func (s *Speaker) apply(ctx context.Context, c bgp.Config) error {
 		}
 	}
 	s.markForEvaluation(c, want, added, withdrawn)
-	s.learned.setPeers(want)
+	s.learned.setPeers(c, want)
 	s.book.setPeers(want)
 	if err := s.setPolicy(ctx, c); err != nil {
 		// Without the policy nothing may be announced and no peer let in.
@@ -63,39 +63,41 @@ func (s *Speaker) apply(ctx context.Context, c bgp.Config) error {
 	return errors.Join(errs...)
 }
 
-// prefixChanges compares what is announced with what is to be.
-func (s *Speaker) prefixChanges(c bgp.Config) (added, withdrawn []netip.Prefix) {
+// prefixChanges compares what is announced with what is to be. A prefix with
+// another next hop counts as added.
+func (s *Speaker) prefixChanges(c bgp.Config) (added, withdrawn []own) {
 	want := make(map[netip.Prefix]bool, len(c.Advertise))
 	for _, p := range c.Advertise {
-		if !want[p] && !s.applied.advertise[p] {
-			added = append(added, p)
+		o := ownOf(c, p)
+		if !want[p] && s.applied.advertise[p] != o.hop {
+			added = append(added, o)
 		}
 		want[p] = true
 	}
-	for p := range s.applied.advertise {
+	for p, hop := range s.applied.advertise {
 		if !want[p] {
-			withdrawn = append(withdrawn, p)
+			withdrawn = append(withdrawn, own{p, hop})
 		}
 	}
 	return added, withdrawn
 }
 
-func (s *Speaker) announce(prefixes []netip.Prefix) error {
+func (s *Speaker) announce(prefixes []own) error {
 	if err := s.server.announce(prefixes); err != nil {
 		return err
 	}
-	for _, p := range prefixes {
-		s.applied.advertise[p] = true
+	for _, o := range prefixes {
+		s.applied.advertise[o.prefix] = o.hop
 	}
 	return nil
 }
 
-func (s *Speaker) withdraw(prefixes []netip.Prefix) error {
+func (s *Speaker) withdraw(prefixes []own) error {
 	if err := s.server.withdraw(prefixes); err != nil {
 		return err
 	}
-	for _, p := range prefixes {
-		delete(s.applied.advertise, p)
+	for _, o := range prefixes {
+		delete(s.applied.advertise, o.prefix)
 	}
 	return nil
 }
@@ -103,7 +105,7 @@ func (s *Speaker) withdraw(prefixes []netip.Prefix) error {
 // markForEvaluation remembers the peers for whose routes the import policy
 // changes. Announcing a prefix matters only when someone else's route is in
 // its range, which is rare; withdrawing one may let others' routes in.
-func (s *Speaker) markForEvaluation(c bgp.Config, want map[netip.Addr]bgp.Peer, added, withdrawn []netip.Prefix) {
+func (s *Speaker) markForEvaluation(c bgp.Config, want map[netip.Addr]bgp.Peer, added, withdrawn []own) {
 	old := s.applied.policy
 	if old == nil {
 		return
@@ -145,7 +147,7 @@ func (s *Speaker) addPeer(ctx context.Context, c bgp.Config, p bgp.Peer) error {
 	if err := s.server.addPeer(ctx, apiPeer(c, p, s.restarting)); err != nil {
 		return fmt.Errorf("add the session: %w", err)
 	}
-	s.applied.peers[p.Address] = p
+	s.applied.peers[p.Address], s.applied.families[p.Address] = p, c.Families(p.Address)
 	return nil
 }
 
@@ -166,6 +168,7 @@ func (s *Speaker) removePeer(ctx context.Context, p bgp.Peer) error {
 		return fmt.Errorf("remove the session: %w", err)
 	}
 	delete(s.applied.peers, p.Address)
+	delete(s.applied.families, p.Address)
 	s.book.reset(p.Address)
 	return nil
 }

@@ -31,7 +31,8 @@ type page struct {
 	peer    bgp.Peer // as configured
 	since   time.Time
 	message string
-	held    bool // down for exceeding its limit of prefixes
+	held    bool      // down for exceeding its limit of prefixes
+	opening time.Time // since when it is in OpenConfirm; zero: it is not
 
 	accepted accepted
 }
@@ -84,7 +85,7 @@ func (b *book) reset(addr netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.established.Store(false)
-	p.since, p.message, p.held, p.accepted = time.Time{}, "", false, accepted{}
+	p.since, p.message, p.held, p.accepted, p.opening = time.Time{}, "", false, accepted{}, time.Time{}
 }
 
 func (b *book) policyChanged(addr netip.Addr) {
@@ -106,6 +107,10 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	p := b.page(e.Peer.State.NeighborAddress)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.opening = time.Time{}
+	if e.Peer.State.SessionState == packet.BGP_FSM_OPENCONFIRM {
+		p.opening = at
+	}
 	if e.Peer.State.SessionState == packet.BGP_FSM_ESTABLISHED {
 		p.established.Store(true)
 		p.since, p.message, p.held = at, "", false
@@ -134,6 +139,13 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 			p.message = "it sent a message that makes no sense here"
 		}
 	}
+}
+
+// hangs tells whether a session is in OpenConfirm for too long.
+func (p *page) hangs(now time.Time, after time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.opening.IsZero() && now.Sub(p.opening) > after
 }
 
 // say sets the reason why the session is not established.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/bgp/bgptest/sender"
+	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
 func TestMain(m *testing.M) {
@@ -135,6 +136,8 @@ func eventually(t testing.TB, f func() string) {
 
 func addr(s string) netip.Addr  { return netip.MustParseAddr(s) }
 func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+// rng are the prefixes of a length inside of another.
 func rng(s string, l int) bgp.Range {
 	return bgp.Range{CIDR: pfx(s), MinLength: l, MaxLength: l}
 }
@@ -190,12 +193,12 @@ type remote struct {
 	t       testing.TB
 	options sender.Options
 	at      netip.AddrPort
+	ns      *netnstest.NS // to dial from; nil: our own
 
 	mu      sync.Mutex
 	session *sender.Session
 	routes  map[netip.Prefix]netip.Addr
 	log     []string
-	eor     int
 }
 
 func newPeerAt(t testing.TB, speaker netip.AddrPort, o sender.Options) *remote {
@@ -216,9 +219,11 @@ func (r *remote) update(c sender.Change) {
 		r.routes[p] = c.Route.NextHop
 		r.log = append(r.log, "+"+p.String())
 	}
-	if c.EndOfRIB {
-		r.eor++
+	if c.EndOfRIB4 {
 		r.log = append(r.log, "eor")
+	}
+	if c.EndOfRIB6 {
+		r.log = append(r.log, "eor6")
 	}
 }
 
@@ -231,7 +236,12 @@ func (r *remote) connect() *sender.Session {
 	for ctx.Err() == nil {
 		var s *sender.Session
 		attempt, stop := context.WithTimeout(ctx, 2*time.Second)
-		s, err = sender.Dial(attempt, r.at, r.options)
+		dial := func() { s, err = sender.Dial(attempt, r.at, r.options) }
+		if r.ns != nil {
+			r.ns.Do(dial)
+		} else {
+			dial()
+		}
 		stop()
 		if err == nil {
 			r.mu.Lock()

@@ -6,6 +6,8 @@ import (
 
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"github.com/godwit-net/godwit/bgp"
 )
 
 // begin starts the time for waiting at the first Set.
@@ -37,22 +39,28 @@ func (l *learned) complete() bool {
 	return len(l.peers) > 0
 }
 
-// endOfRIB notes that a peer has sent all it has. Its routes came before, in
-// the same stream of events.
-func (l *learned) endOfRIB(epoch int, peer netip.Addr) {
+// endOfRIB notes that a peer has sent all it has of a family. Its routes came
+// before, in the same stream of events, and so did the session's start.
+func (l *learned) endOfRIB(epoch int, peer netip.Addr, family bgp.Families) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if epoch != l.epoch {
 		return
 	}
-	if s := l.peers[peer.Unmap()]; s != nil && !s.complete {
+	s := l.peers[peer.Unmap()]
+	if s == nil || s.complete || s.awaited&family == 0 {
+		return
+	}
+	s.awaited &^= family
+	if s.awaited == 0 {
 		s.complete = true
 		l.signal()
 	}
 }
 
 // session notes a session's state. End-of-RIB can be expected only where both
-// sides know graceful restart; of others a moment of patience must do.
+// sides know graceful restart, and then for each family that the session
+// carries; of others a moment of patience must do.
 func (l *learned) session(epoch int, e *apiutil.WatchEventMessage_PeerEvent) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -62,10 +70,13 @@ func (l *learned) session(epoch int, e *apiutil.WatchEventMessage_PeerEvent) {
 		return
 	}
 	s.changes++
+	s.awaited = 0
 	if e.Peer.State.SessionState != packet.BGP_FSM_ESTABLISHED {
 		return
 	}
-	if s.sendsEOR && hasGracefulRestart(e.Peer.State.RemoteCap) {
+	carried := s.families & offered(e.Peer.State.RemoteCap)
+	if s.sendsEOR && carried != 0 && hasGracefulRestart(e.Peer.State.RemoteCap) {
+		s.awaited = carried
 		return
 	}
 	change := s.changes

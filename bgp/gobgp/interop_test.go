@@ -263,7 +263,7 @@ func TestRoutersKeepRoutesOverAKill(t *testing.T) {
 	set(t, sp, b.config)
 	sp.sink.waitRoutes(t, learnedOfAll()...)
 	b.waitOwn(t, "172.25.0.128/26", "172.25.1.0/26")
-	watches := b.watchKernels(t)
+	watches := watchKernels(t, b.routers)
 
 	for range 2 {
 		sp.kill()
@@ -306,10 +306,10 @@ func (b *testbed) stale(t *testing.T) string {
 
 // watchKernels records the changes of routes in the routers' namespaces, where
 // they install what they have of us: a flap may be too short to be seen by asking.
-func (b *testbed) watchKernels(t *testing.T) map[string]func() string {
+func watchKernels(t *testing.T, routers map[string]*router.Router) map[string]func() string {
 	t.Helper()
 	watches := make(map[string]func() string)
-	for name, r := range b.routers {
+	for name, r := range routers {
 		var out strings.Builder
 		cmd := exec.Command("ip", "-n", r.Netns(), "monitor", "route")
 		cmd.Stdout = &out

@@ -64,9 +64,11 @@ type way struct {
 // source is a peer that routes are expected of.
 type source struct {
 	kind     bgp.PeerKind
-	sendsEOR bool // as far as we are concerned
-	complete bool // it has sent everything at least once
-	changes  int  // counts the changes of its session's state
+	families bgp.Families // that it is offered
+	sendsEOR bool         // as far as we are concerned
+	awaited  bgp.Families // End-of-RIB has not come yet of these
+	complete bool         // it has sent everything at least once
+	changes  int          // counts the changes of its session's state
 }
 
 func newLearned(sink bgp.Sink, timeout time.Duration) *learned {
@@ -147,38 +149,43 @@ func (l *learned) signal() {
 }
 
 // nextHop is where a path leads, or the zero Addr for a withdrawal and for
-// what can't be a next hop.
+// what can't be a next hop. Of a global and a link-local address GoBGP keeps the
+// global one.
+//
+// That a next hop can't be used comes out here, after GoBGP's choice: a policy
+// that is set as a whole can't speak of ranges of next hops. So a path that
+// can't be used hides worse ones, though not equal ones.
 func nextHop(p *apiutil.Path) netip.Addr {
-	if p.Withdrawal {
+	prefix, ok := p.Nlri.(*packet.IPAddrPrefix)
+	if !ok || p.Withdrawal {
 		return netip.Addr{}
 	}
+	var hop netip.Addr
 	for _, a := range p.Attrs {
-		var hop netip.Addr
 		switch a := a.(type) {
 		case *packet.PathAttributeNextHop:
-			hop = a.Value
-		case *packet.PathAttributeMpReachNLRI:
-			hop = a.Nexthop
-			if l := a.LinkLocalNexthop; l.IsValid() && p.PeerAddress.IsLinkLocalUnicast() {
-				hop = l
+			if !hop.IsValid() {
+				hop = a.Value
 			}
-		default:
-			continue
+		case *packet.PathAttributeMpReachNLRI:
+			hop = a.Nexthop // beside it the other says nothing (RFC 4760, section 3)
 		}
-		hop = hop.Unmap()
-		switch {
-		case hop.IsUnspecified(), hop.IsMulticast(), hop.IsLoopback() && !p.PeerAddress.Unmap().IsLoopback():
-			return netip.Addr{}
-		case hop.IsLinkLocalUnicast() && hop.Is6():
-			return hop.WithZone(p.PeerAddress.Zone())
-		}
-		return hop
 	}
-	return netip.Addr{}
+	switch {
+	case !bgp.NextHopFits(prefix.Prefix, hop), hop.IsLoopback() && !p.PeerAddress.Unmap().IsLoopback():
+		return netip.Addr{}
+	case hop.IsLinkLocalUnicast() && hop.Is6():
+		// It says nothing without its link, which is that of the session or unknown.
+		if p.PeerAddress.Zone() == "" {
+			return netip.Addr{}
+		}
+		return hop.WithZone(p.PeerAddress.Zone())
+	}
+	return hop
 }
 
 // setPeers says whose routes to expect, and of which kind they are.
-func (l *learned) setPeers(peers map[netip.Addr]bgp.Peer) {
+func (l *learned) setPeers(c bgp.Config, peers map[netip.Addr]bgp.Peer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	changed := make(map[netip.Addr]bool)
@@ -192,7 +199,7 @@ func (l *learned) setPeers(peers map[netip.Addr]bgp.Peer) {
 			s.kind = p.Kind
 			changed[addr] = true
 		}
-		s.sendsEOR = p.GracefulRestart > 0
+		s.sendsEOR, s.families = p.GracefulRestart > 0, c.Families(addr)
 	}
 	for addr := range l.peers {
 		if _, wanted := peers[addr]; !wanted {
@@ -210,15 +217,15 @@ func (l *learned) setPeers(peers map[netip.Addr]bgp.Peer) {
 }
 
 // anyWithin reports whether a route is known to one of the prefixes or inside.
-func (l *learned) anyWithin(prefixes []netip.Prefix) bool {
-	if len(prefixes) == 0 {
+func (l *learned) anyWithin(owns []own) bool {
+	if len(owns) == 0 {
 		return false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for known := range l.routes {
-		for _, p := range prefixes {
-			if p.Bits() <= known.Bits() && p.Contains(known.Addr()) {
+		for _, o := range owns {
+			if o.prefix.Bits() <= known.Bits() && o.prefix.Contains(known.Addr()) {
 				return true
 			}
 		}

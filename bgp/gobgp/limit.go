@@ -17,16 +17,27 @@ const (
 	limitInterval = 500 * time.Millisecond
 	// limitRest is how long a session stays down that went over its limit.
 	limitRest = 5 * time.Minute
+	// hangAfter is how long a session may stay in OpenConfirm, and hangRest how long
+	// it is down when it stayed longer.
+	hangAfter = 10 * time.Second
+	hangRest  = time.Second
 )
 
-// limiter ends sessions whose peer sent more prefixes than its limit.
+// limiter ends sessions whose peer sent more prefixes than its limit, and those
+// that hang while they come up.
 //
 // GoBGP can do so itself, but counts the whole table at each UPDATE, which is
 // quadratic, and then takes the end of the session, caused by itself, for a
 // graceful restart and keeps the routes. Counting twice a second costs next to
 // nothing; the price is that a peer is above its limit for up to that long.
+//
+// Two speakers that call each other in the same moment may each take up the
+// other's call and let their own wait, and then both wait in OpenConfirm for a
+// KEEPALIVE on the connection that the other let wait. GoBGP knows no hold timer
+// there before a session was once established.
 type limiter struct {
-	speaker *Speaker
+	speaker   *Speaker
+	hangAfter time.Duration
 
 	mu      sync.Mutex
 	started bool
@@ -40,7 +51,7 @@ type limiter struct {
 
 func newLimiter(s *Speaker) *limiter {
 	return &limiter{
-		speaker: s, limits: make(map[netip.Addr]int), resting: make(map[netip.Addr]time.Time), done: make(chan struct{}),
+		speaker: s, hangAfter: hangAfter, limits: make(map[netip.Addr]int), resting: make(map[netip.Addr]time.Time), done: make(chan struct{}),
 	}
 }
 
@@ -64,7 +75,7 @@ func (l *limiter) watch(peers map[netip.Addr]bgp.Peer) {
 			l.resting[addr] = time.Time{}
 		}
 	}
-	if !l.started && len(l.limits) > 0 {
+	if !l.started && len(peers) > 0 {
 		l.started = true
 		l.ended.Go(l.run)
 	}
@@ -110,22 +121,40 @@ func (l *limiter) check(now time.Time) {
 		if _, resting := l.resting[addr]; resting || !s.book.page(addr).established.Load() {
 			continue
 		}
-		if n := s.server.received(addr); n > limit {
+		if n := s.server.received(addr, s.applied.families[addr]); n > limit {
 			l.resting[addr] = now.Add(limitRest)
 			s.shutOut(addr, n, limit)
 		}
 	}
+	for addr := range s.applied.peers {
+		if _, resting := l.resting[addr]; !resting && s.book.page(addr).hangs(now, l.hangAfter) {
+			l.resting[addr] = now.Add(hangRest)
+			s.startOver(addr)
+		}
+	}
 }
 
-// received counts the prefixes that a peer has sent.
-func (s *server) received(addr netip.Addr) int {
-	t, err := s.GetTable(context.Background(), &api.GetTableRequest{
-		TableType: api.TableType_TABLE_TYPE_ADJ_IN, Family: apiFamily(addr.Is4()), Name: addr.String(),
-	})
-	if err != nil {
-		return 0
+// startOver ends a session that hangs; it comes up again when it has rested.
+func (s *Speaker) startOver(addr netip.Addr) {
+	s.log.Warn("a BGP session hangs while it comes up; starting over", "peer", s.applied.peers[addr].Name)
+	s.book.page(addr).say("it hung in OpenConfirm, and starts over")
+	if err := s.server.DisablePeer(context.Background(), &api.DisablePeerRequest{Address: addr.String()}); err != nil {
+		s.log.Error("can't start a BGP session over", "peer", s.applied.peers[addr].Name, "error", err)
 	}
-	return int(t.NumDestination)
+}
+
+// received counts the prefixes of some families that a peer has sent.
+func (s *server) received(addr netip.Addr, families bgp.Families) int {
+	n := 0
+	for _, f := range families.Each() {
+		t, err := s.GetTable(context.Background(), &api.GetTableRequest{
+			TableType: api.TableType_TABLE_TYPE_ADJ_IN, Family: apiFamily(f), Name: addr.String(),
+		})
+		if err == nil { // else the peer went away in this moment
+			n += int(t.NumDestination)
+		}
+	}
+	return n
 }
 
 // shutOut ends a session with a Cease, and keeps it down.

@@ -21,8 +21,7 @@ const (
 
 // apiPeer says in GoBGP's words what a session is to be.
 //
-// The families are those of the peer's address. GoBGP's own prefix limit is
-// not used, see limiter.
+// GoBGP's own prefix limit is not used, see limiter.
 func apiPeer(c bgp.Config, p bgp.Peer, restarting bool) *api.Peer {
 	peer := &api.Peer{
 		Conf: &api.PeerConf{
@@ -51,10 +50,12 @@ func apiPeer(c bgp.Config, p bgp.Peer, restarting bool) *api.Peer {
 			LocalRestarting: restarting,
 		}
 	}
-	peer.AfiSafis = []*api.AfiSafi{{
-		Config:            &api.AfiSafiConfig{Family: apiFamily(p.Address.Is4()), Enabled: true},
-		MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: gr}},
-	}}
+	for _, f := range c.Families(p.Address).Each() {
+		peer.AfiSafis = append(peer.AfiSafis, &api.AfiSafi{
+			Config:            &api.AfiSafiConfig{Family: apiFamily(f), Enabled: true},
+			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: gr}},
+		})
+	}
 	return peer
 }
 
@@ -72,13 +73,6 @@ func localAddress(c bgp.Config, peer netip.Addr) string {
 		found = a.String()
 	}
 	return found
-}
-
-func apiFamily(v4 bool) *api.Family {
-	if v4 {
-		return &api.Family{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}
-	}
-	return &api.Family{Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST}
 }
 
 // seconds rounds up: GoBGP counts in whole seconds, and takes 0 for its own default.

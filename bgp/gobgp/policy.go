@@ -26,6 +26,9 @@ type policy struct {
 	blocks []bgp.Range
 	nodes  []netip.Addr // sorted
 	groups []ruleGroup
+	// sessions are the peers by the family of their session, sorted, when own
+	// prefixes have next hops that are not the session's.
+	sessions map[bgp.Families][]netip.Addr
 }
 
 // ruleGroup are the external peers with the same rules.
@@ -40,7 +43,14 @@ func newPolicy(c bgp.Config) *policy {
 	p.own = slices.Compact(p.own)
 	peers := slices.Clone(c.Peers)
 	slices.SortFunc(peers, func(a, b bgp.Peer) int { return a.Address.Compare(b.Address) })
+	if len(c.NextHops) > 0 {
+		p.sessions = make(map[bgp.Families][]netip.Addr)
+	}
 	for _, peer := range peers {
+		if p.sessions != nil {
+			f := bgp.FamilyOf(peer.Address)
+			p.sessions[f] = append(p.sessions[f], peer.Address)
+		}
 		if peer.Kind == bgp.PeerNode {
 			p.nodes = append(p.nodes, peer.Address)
 			continue
@@ -77,7 +87,7 @@ func (p *policy) document() *document {
 		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
 		Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
 	})
-	d.add(importPolicy, "own", inside, nil, false)
+	d.add(importPolicy, "own", inside, nil, reject)
 	for i, g := range p.groups {
 		for j := 0; j < len(g.rules); {
 			run := j
@@ -85,19 +95,56 @@ func (p *policy) document() *document {
 			for ; j < len(g.rules) && g.rules[j].Accept == g.rules[run].Accept; j++ {
 				ranges = append(ranges, g.rules[j].Range)
 			}
-			d.add(importPolicy, fmt.Sprintf("external-%d-%d", i, run), ranges, g.peers, g.rules[run].Accept)
+			verdict := reject
+			if g.rules[run].Accept {
+				verdict = accept
+			}
+			d.add(importPolicy, fmt.Sprintf("external-%d-%d", i, run), ranges, g.peers, verdict)
 		}
 	}
 	if len(p.nodes) > 0 {
-		d.add(importPolicy, "node", p.blocks, p.nodes, true)
+		d.add(importPolicy, "node", p.blocks, p.nodes, accept)
 	}
-	d.add(exportPolicy, "export-own", own, nil, true)
+	// A session of a prefix's own family has a next hop of itself; on others the
+	// prefix keeps the one that it was originated with.
+	for f, peers := range p.sessions {
+		same := slices.DeleteFunc(slices.Clone(own), func(r bgp.Range) bool { return bgp.FamilyOf(r.CIDR.Addr()) != f })
+		d.add(exportPolicy, "session"+suffix(f), same, peers, acceptBySelf)
+	}
+	d.add(exportPolicy, "export-own", own, nil, accept)
 	return d
 }
 
-// add appends a statement: routes to the ranges, from the peers (nil: from
-// anyone), are accepted or rejected. Exported routes must be our own besides.
-func (d *document) add(policy, name string, ranges []bgp.Range, peers []netip.Addr, accept bool) {
+// verdict is what a statement says of the routes that match it.
+type verdict int
+
+const (
+	reject verdict = iota
+	accept
+	acceptBySelf // with our address of the session as next hop
+)
+
+func (v verdict) actions() *api.Actions {
+	switch v {
+	case accept:
+		return &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT}
+	case acceptBySelf:
+		return &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT, Nexthop: &api.NexthopAction{Self: true}}
+	}
+	return &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_REJECT}
+}
+
+func suffix(f bgp.Families) string {
+	if f == bgp.IPv4 {
+		return "-v4"
+	}
+	return "-v6"
+}
+
+// add appends a statement: routes to the ranges get a verdict, when imported
+// from or exported to the peers (nil: anyone). Exported routes must be our own
+// besides.
+func (d *document) add(policy, name string, ranges []bgp.Range, peers []netip.Addr, v verdict) {
 	var v4, v6 []*api.Prefix
 	for _, r := range ranges {
 		p := &api.Prefix{IpPrefix: r.CIDR.String(), MaskLengthMin: uint32(r.MinLength), MaskLengthMax: uint32(r.MaxLength)}
@@ -114,19 +161,16 @@ func (d *document) add(policy, name string, ranges []bgp.Range, peers []netip.Ad
 		}
 		d.sets = append(d.sets, &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: name + "-peers", List: list})
 	}
-	for family, prefixes := range map[string][]*api.Prefix{"-v4": v4, "-v6": v6} {
+	for family, prefixes := range map[bgp.Families][]*api.Prefix{bgp.IPv4: v4, bgp.IPv6: v6} {
 		if len(prefixes) == 0 {
 			continue
 		}
-		set := name + family
+		set := name + suffix(family)
 		d.sets = append(d.sets, &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_PREFIX, Name: set, Prefixes: prefixes})
 		st := &api.Statement{
 			Name:       set,
 			Conditions: &api.Conditions{PrefixSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: set}},
-			Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_REJECT},
-		}
-		if accept {
-			st.Actions.RouteAction = api.RouteAction_ROUTE_ACTION_ACCEPT
+			Actions:    v.actions(),
 		}
 		if len(peers) > 0 {
 			st.Conditions.NeighborSet = &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: name + "-peers"}

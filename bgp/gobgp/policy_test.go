@@ -122,6 +122,7 @@ func randomRange(rnd *rand.Rand) bgp.Range {
 
 func TestPolicyDocumentHasNoSetThatMatchesEveryone(t *testing.T) {
 	c := bgp.Config{
+		NextHops:  []netip.Addr{addr("10.0.0.9"), addr("fd00::9")},
 		Advertise: []netip.Prefix{pfx("172.25.0.0/26"), pfx("fd00::/122")},
 		Blocks:    []bgp.Range{rng("172.25.0.0/16", 26), {CIDR: pfx("fd00::/64"), MinLength: 122, MaxLength: 122}},
 		Peers: []bgp.Peer{

@@ -35,13 +35,24 @@ type answer struct {
 	// to a request
 	Reply    bool
 	Error    string
+	Peer     string // that Error concerns, if it is a *bgp.PeerError
 	Sessions []bgp.Session
+}
+
+// mode is how a child begins.
+type mode struct {
+	Restarting  bool
+	SyncTimeout time.Duration
 }
 
 // speakerProcess is the child's main.
 func speakerProcess() error {
 	out := newEncoder(os.Stdout)
-	s, err := New(Options{Sink: out, Restarting: os.Getenv(processVar) == "restarting", SyncTimeout: 15 * time.Second})
+	var m mode
+	if err := json.Unmarshal([]byte(os.Getenv(processVar)), &m); err != nil {
+		return err
+	}
+	s, err := New(Options{Sink: out, Restarting: m.Restarting, SyncTimeout: m.SyncTimeout})
 	if err != nil {
 		return err
 	}
@@ -54,6 +65,7 @@ func speakerProcess() error {
 			return err
 		}
 		a := answer{Reply: true}
+		var err error
 		switch {
 		case r.Set != nil:
 			err = s.Set(context.Background(), *r.Set)
@@ -64,6 +76,10 @@ func speakerProcess() error {
 		}
 		if err != nil {
 			a.Error = err.Error()
+			var pe *bgp.PeerError
+			if errors.As(err, &pe) {
+				a.Peer = pe.Peer
+			}
 		}
 		out.write(a)
 	}
@@ -96,7 +112,8 @@ func (e *encoder) InSync() { e.write(answer{InSync: true}) }
 // child is the parent's view of a speaker process. It is a bgp.Speaker.
 type child struct {
 	t       testing.TB
-	sink    *sink
+	sink    *sink // of startChild
+	to      bgp.Sink
 	cmd     *exec.Cmd
 	in      io.WriteCloser
 	replies chan answer
@@ -107,17 +124,25 @@ var _ bgp.Speaker = (*child)(nil)
 
 func startChild(t testing.TB, netns string, restarting bool) *child {
 	t.Helper()
-	mode := "new"
-	if restarting {
-		mode = "restarting"
-	}
+	to := newSink()
+	c := startChildWith(t, netns, mode{Restarting: restarting, SyncTimeout: 15 * time.Second}, to)
+	c.sink = to
+	return c
+}
+
+func startChildWith(t testing.TB, netns string, m mode, to bgp.Sink) *child {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &child{t: t, sink: newSink(), replies: make(chan answer, 1), dead: make(chan struct{})}
+	how, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &child{t: t, to: to, replies: make(chan answer, 1), dead: make(chan struct{})}
 	c.cmd = exec.Command("ip", "netns", "exec", netns, self)
-	c.cmd.Env = append(os.Environ(), processVar+"="+mode)
+	c.cmd.Env = append(os.Environ(), processVar+"="+string(how))
 	c.cmd.Stderr = os.Stderr
 	c.in, err = c.cmd.StdinPipe()
 	if err != nil {
@@ -148,9 +173,9 @@ func (c *child) read(out io.Reader) {
 		case a.Reply:
 			c.replies <- a
 		case a.InSync:
-			c.sink.InSync()
+			c.to.InSync()
 		default:
-			c.sink.Learned(a.Changed, a.Gone)
+			c.to.Learned(a.Changed, a.Gone)
 		}
 	}
 }
@@ -167,7 +192,10 @@ func (c *child) ask(r request) (answer, error) {
 	}
 	select {
 	case a := <-c.replies:
-		if a.Error != "" {
+		switch {
+		case a.Peer != "":
+			return a, &bgp.PeerError{Peer: a.Peer, Err: errors.New(a.Error)}
+		case a.Error != "":
 			return a, errors.New(a.Error)
 		}
 		return a, nil

@@ -11,7 +11,6 @@ import (
 
 	"github.com/osrg/gobgp/v4/api"
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
-	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 	gobgp "github.com/osrg/gobgp/v4/pkg/server"
 
 	"github.com/godwit-net/godwit/bgp"
@@ -70,7 +69,7 @@ func startServer(ctx context.Context, c bgp.Config, b *book, l *learned, log *sl
 	epoch := l.newEpoch()
 	err := s.WatchEvent(watchCtx, gobgp.WatchEventMessageCallbacks{
 		OnBestPath: func(paths []*apiutil.Path, _ time.Time) { l.paths(epoch, paths) },
-		OnPathEor:  func(p *apiutil.Path, _ time.Time) { l.endOfRIB(epoch, p.PeerAddress) },
+		OnPathEor:  func(p *apiutil.Path, _ time.Time) { l.endOfRIB(epoch, p.PeerAddress, familyOf(p.Family)) },
 		OnPeerUpdate: func(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 			if e.Type != apiutil.PEER_EVENT_STATE {
 				return
@@ -97,14 +96,15 @@ func (s *server) abandon() {
 
 // flushTimeout bounds how long a leaving speaker waits for its withdrawals to
 // be on their way, and then for the end of its sessions.
-const flushTimeout = 500 * time.Millisecond
+const flushTimeout = 2 * time.Second
 
-// stop ends the server. After it no goroutine of the sessions runs.
-func (s *server) stop(ctx context.Context, mode bgp.StopMode, announcing bool) error {
+// stop ends the server, which announces prefixes of some families. After it no
+// goroutine of the sessions runs.
+func (s *server) stop(ctx context.Context, mode bgp.StopMode, announced bgp.Families) error {
 	ctx = context.WithoutCancel(ctx) // a stop is not given up half-way; it is short
 	if mode == bgp.StopLeave {
-		if announcing {
-			s.withdrawAll(ctx)
+		if announced != 0 {
+			s.withdrawAll(ctx, announced)
 		}
 		s.shutdownAll(ctx)
 	}
@@ -118,17 +118,19 @@ func (s *server) stop(ctx context.Context, mode bgp.StopMode, announcing bool) e
 	return nil
 }
 
-// withdrawAll withdraws all own prefixes and waits until the messages are sent.
-func (s *server) withdrawAll(ctx context.Context) {
-	before := s.updatesSent(ctx)
+// withdrawAll withdraws all own prefixes and waits until the messages are sent:
+// at least one for each family that a peer was told prefixes of.
+func (s *server) withdrawAll(ctx context.Context, announced bgp.Families) {
+	before := s.established(ctx)
 	if err := s.DeletePath(apiutil.DeletePathRequest{DeleteAll: true}); err != nil {
 		return
 	}
 	for deadline := time.Now().Add(flushTimeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		flushed := true
-		now := s.updatesSent(ctx)
-		for addr, n := range before {
-			if m, still := now[addr]; still && m == n {
+		now := s.established(ctx)
+		for addr, was := range before {
+			due := uint64(len((was.families & announced).Each()))
+			if is, still := now[addr]; still && is.updates < was.updates+due {
 				flushed = false
 			}
 		}
@@ -144,84 +146,35 @@ func (s *server) withdrawAll(ctx context.Context) {
 func (s *server) shutdownAll(ctx context.Context) {
 	// One by one: asked for all at once, GoBGP gives all sessions one message, which
 	// each of them writes to while it sends it.
-	for addr := range s.updatesSent(ctx) {
+	for addr := range s.established(ctx) {
 		_ = s.ShutdownPeer(ctx, &api.ShutdownPeerRequest{Address: addr, Communication: "this node leaves"}) // it may be gone already
 	}
 	for deadline := time.Now().Add(flushTimeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if len(s.updatesSent(ctx)) == 0 {
+		if len(s.established(ctx)) == 0 {
 			return
 		}
 	}
 }
 
-// updatesSent counts the UPDATE messages sent to each established peer.
-func (s *server) updatesSent(ctx context.Context) map[string]uint64 {
-	sent := make(map[string]uint64)
+// progress is how far an established session has come.
+type progress struct {
+	updates  uint64 // UPDATE messages sent
+	families bgp.Families
+}
+
+// established lists the sessions that are up.
+func (s *server) established(ctx context.Context) map[string]progress {
+	up := make(map[string]progress)
 	_ = s.ListPeer(ctx, &api.ListPeerRequest{}, func(p *api.Peer) {
 		if p.State.SessionState == api.PeerState_SESSION_STATE_ESTABLISHED {
-			sent[p.State.NeighborAddress] = p.State.Messages.Sent.Update
+			up[p.State.NeighborAddress] = progress{p.State.Messages.Sent.Update, negotiated(p)}
 		}
 	})
-	return sent
+	return up
 }
 
 func (s *server) addPeer(ctx context.Context, p *api.Peer) error {
 	return s.AddPeer(ctx, &api.AddPeerRequest{Peer: p})
-}
-
-// announce originates routes whose next hop is, for each peer, our own address
-// of its session.
-func (s *server) announce(prefixes []netip.Prefix) error {
-	paths, err := ownPaths(prefixes)
-	if err != nil || len(paths) == 0 {
-		return err
-	}
-	if _, err := s.AddPath(apiutil.AddPathRequest{Paths: paths}); err != nil {
-		return fmt.Errorf("announce %v: %w", prefixes, err)
-	}
-	return nil
-}
-
-func (s *server) withdraw(prefixes []netip.Prefix) error {
-	paths, err := ownPaths(prefixes)
-	if err != nil || len(paths) == 0 {
-		return err
-	}
-	if err := s.DeletePath(apiutil.DeletePathRequest{Paths: paths}); err != nil {
-		return fmt.Errorf("withdraw %v: %w", prefixes, err)
-	}
-	return nil
-}
-
-// ownPaths makes paths with the unspecified next hop, which GoBGP replaces by
-// the local address of each session, internal or external.
-func ownPaths(prefixes []netip.Prefix) ([]*apiutil.Path, error) {
-	paths := make([]*apiutil.Path, 0, len(prefixes))
-	for _, p := range prefixes {
-		nlri, err := packet.NewIPAddrPrefix(p)
-		if err != nil {
-			return nil, fmt.Errorf("announce %v: %w", p, err)
-		}
-		path := &apiutil.Path{
-			Family: packet.RF_IPv4_UC,
-			Nlri:   nlri,
-			Attrs:  []packet.PathAttributeInterface{packet.NewPathAttributeOrigin(packet.BGP_ORIGIN_ATTR_TYPE_IGP)},
-			Age:    time.Now().Unix(),
-		}
-		var hop packet.PathAttributeInterface
-		if p.Addr().Is4() {
-			hop, err = packet.NewPathAttributeNextHop(netip.IPv4Unspecified())
-		} else {
-			path.Family = packet.RF_IPv6_UC
-			hop, err = packet.NewPathAttributeMpReachNLRI(packet.RF_IPv6_UC, []packet.PathNLRI{{NLRI: nlri}}, netip.IPv6Unspecified())
-		}
-		if err != nil {
-			return nil, fmt.Errorf("announce %v: %w", p, err)
-		}
-		path.Attrs = append(path.Attrs, hop)
-		paths = append(paths, path)
-	}
-	return paths, nil
 }
 
 // listenAddresses are those of c, or all: of both families where the kernel

@@ -62,7 +62,8 @@ type Speaker struct {
 // wanted after an error.
 type applied struct {
 	peers     map[netip.Addr]bgp.Peer
-	advertise map[netip.Prefix]bool
+	families  map[netip.Addr]bgp.Families // that each of the peers is offered
+	advertise map[netip.Prefix]netip.Addr // with the next hop, see own
 	policy    *policy
 	stale     map[netip.Addr]bool // peers whose routes the policy must look at anew
 }
@@ -93,7 +94,8 @@ func New(o Options) (*Speaker, error) {
 
 // Set implements bgp.Speaker. A changed AS number, router id, port or listen
 // address restarts the whole server, and so every session; a changed
-// session property of a peer resets that session.
+// session property of a peer resets that session, and other families reset all
+// that carry others now. A changed next hop is announced without a reset.
 func (s *Speaker) Set(ctx context.Context, c bgp.Config) error {
 	if err := c.Check(); err != nil {
 		return err
@@ -171,14 +173,19 @@ func (s *Speaker) startServer(ctx context.Context, c bgp.Config) error {
 	s.server = srv
 	s.applied = applied{
 		peers:     make(map[netip.Addr]bgp.Peer),
-		advertise: make(map[netip.Prefix]bool),
+		families:  make(map[netip.Addr]bgp.Families),
+		advertise: make(map[netip.Prefix]netip.Addr),
 		stale:     make(map[netip.Addr]bool),
 	}
 	return nil
 }
 
 func (s *Speaker) stopServer(ctx context.Context, mode bgp.StopMode) error {
-	err := s.server.stop(ctx, mode, len(s.applied.advertise) > 0)
+	var announced bgp.Families
+	for p := range s.applied.advertise {
+		announced |= bgp.FamilyOf(p.Addr())
+	}
+	err := s.server.stop(ctx, mode, announced)
 	s.server = nil
 	s.learned.forget()
 	s.book.forget()

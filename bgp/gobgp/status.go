@@ -62,9 +62,10 @@ func (s *Speaker) session(peer bgp.Peer, state *api.Peer) bgp.Session {
 		out.Received += int(f.GetState().GetReceived())
 	}
 	out.Accepted = s.accepted(page, peer, state, out.Received)
+	carried := negotiated(state)
 	for p := range s.applied.advertise {
-		// All of the family are sent: nothing but them is, and nothing holds them back.
-		if p.Addr().Is4() == peer.Address.Is4() {
+		// All of these families are sent: nothing but them is, and nothing holds them back.
+		if carried.Has(bgp.FamilyOf(p.Addr())) {
 			out.Advertised++
 		}
 	}
@@ -84,26 +85,29 @@ func (s *Speaker) accepted(page *page, peer bgp.Peer, state *api.Peer, received 
 	if cached.valid && cached.updates == updates {
 		return cached.count
 	}
-	family := packet.RF_IPv6_UC
-	if peer.Address.Is4() {
-		family = packet.RF_IPv4_UC
-	}
 	n := 0
-	err := s.server.ListPath(apiutil.ListPathRequest{
-		TableType: api.TableType_TABLE_TYPE_ADJ_IN, Name: peer.Address.String(), Family: family,
-	}, func(nlri packet.NLRI, paths []*apiutil.Path) {
-		if p, ok := nlri.(*packet.IPAddrPrefix); ok && len(paths) > 0 &&
-			!throughUs(s.config.ASN, paths[0]) && s.config.Accepts(peer, p.Prefix) {
-			n++
+	for _, f := range s.applied.families[peer.Address].Each() {
+		err := s.server.ListPath(apiutil.ListPathRequest{
+			TableType: api.TableType_TABLE_TYPE_ADJ_IN, Name: peer.Address.String(), Family: packetFamily(f),
+		}, func(_ packet.NLRI, paths []*apiutil.Path) {
+			if len(paths) > 0 && s.takes(peer, paths[0]) {
+				n++
+			}
+		})
+		if err != nil {
+			return cached.count // the peer went away in this moment
 		}
-	})
-	if err != nil {
-		return cached.count // the peer went away in this moment
 	}
 	page.mu.Lock()
 	page.accepted = accepted{valid: true, updates: updates, count: n}
 	page.mu.Unlock()
 	return n
+}
+
+// takes reports whether the import policy accepts a path from a peer.
+func (s *Speaker) takes(peer bgp.Peer, path *apiutil.Path) bool {
+	prefix, ok := path.Nlri.(*packet.IPAddrPrefix)
+	return ok && !throughUs(s.config.ASN, path) && nextHop(path).IsValid() && s.config.Accepts(peer, prefix.Prefix)
 }
 
 // throughUs reports whether a path came through our own AS and is a loop

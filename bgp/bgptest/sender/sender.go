@@ -31,6 +31,8 @@ type Options struct {
 	Hold time.Duration
 	// RestartTime offers graceful restart (RFC 4724); zero: it does not.
 	RestartTime time.Duration
+	// NoIPv4 and NoIPv6 leave a family out of those offered (RFC 4760).
+	NoIPv4, NoIPv6 bool
 	// Password signs the segments of a dialled connection (TCP MD5, RFC 2385).
 	Password string
 	// Restarting sets the restart state and forwarding state bits.

@@ -49,16 +49,21 @@ func TestUpdatesAreReadAsWritten(t *testing.T) {
 	v6 := []netip.Prefix{netip.MustParsePrefix("::/0"), netip.MustParsePrefix("fd00::40/122")}
 	r4 := Route{NextHop: netip.MustParseAddr("10.0.0.1"), ASPath: []uint32{65001, 4200000000}, MED: 5, LocalPref: 200}
 	r6 := Route{NextHop: netip.MustParseAddr("fd00::1"), ASPath: []uint32{65001}}
+	both := Route{NextHop: netip.MustParseAddr("fd00::1"), LinkLocal: netip.MustParseAddr("fe80::1"), ASPath: []uint32{65001}}
+	mapped := Route{NextHop: netip.MustParseAddr("::ffff:10.0.0.1"), ASPath: []uint32{65001}}
 	for _, c := range []struct {
 		stream []byte
 		want   []Change
 	}{
 		{Update(r4, v4...), []Change{{Announced: v4, Route: r4}}},
 		{Update(r6, v6...), []Change{{Announced: v6, Route: r6}}},
+		{Update(both, v6...), []Change{{Announced: v6, Route: both}}},
+		{Update(mapped, v6...), []Change{{Announced: v6, Route: mapped}}},
+		{Update(r6, v4...), []Change{{Announced: v4, Route: r6}}}, // RFC 8950
 		{Withdraw(v4...), []Change{{Withdrawn: v4}}},
 		{Withdraw(v6...), []Change{{Withdrawn: v6}}},
-		{EndOfRIB(true), []Change{{EndOfRIB: true}}},
-		{EndOfRIB(false), []Change{{EndOfRIB: true}}},
+		{EndOfRIB(true), []Change{{EndOfRIB4: true}}},
+		{EndOfRIB(false), []Change{{EndOfRIB6: true}}},
 	} {
 		if diff := cmp.Diff(c.want, parseAll(t, c.stream), same, samePrefix); diff != "" {
 			t.Errorf("(-want +got)\n%s", diff)
@@ -74,7 +79,7 @@ func TestTable(t *testing.T) {
 			seen[p] = c.Route.NextHop
 		}
 	}
-	if len(changes) != 1501 || !changes[1500].EndOfRIB {
+	if len(changes) != 1501 || !changes[1500].EndOfRIB4 {
 		t.Errorf("%d messages", len(changes))
 	}
 	if len(seen) != 3001 || seen[TablePrefix(0)] != TableHop(0) || seen[TablePrefix(3000)] != TableHop(1499) {

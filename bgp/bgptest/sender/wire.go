@@ -33,16 +33,31 @@ func message(kind byte, body []byte) []byte {
 	return append(m, body...)
 }
 
-// open encodes an OPEN with the capabilities of both unicast families, route
-// refresh, four-octet AS numbers and, when asked for, graceful restart.
+// Address families (RFC 4760): the AFIs of IPv4 and IPv6.
+const (
+	afi4 = 1
+	afi6 = 2
+)
+
+// open encodes an OPEN with the capabilities of the unicast families that are
+// offered, route refresh, four-octet AS numbers and, when asked for, graceful
+// restart.
 func (o *Options) open() []byte {
 	caps := []byte{
-		1, 4, 0, 1, 0, 1, // multiprotocol IPv4 unicast (RFC 4760)
-		1, 4, 0, 2, 0, 1, // multiprotocol IPv6 unicast
 		2, 0, // route refresh (RFC 2918)
 		65, 4, // four-octet AS numbers (RFC 6793)
 	}
 	caps = binary.BigEndian.AppendUint32(caps, o.ASN)
+	afis := make([]byte, 0, 2)
+	if !o.NoIPv4 {
+		afis = append(afis, afi4)
+	}
+	if !o.NoIPv6 {
+		afis = append(afis, afi6)
+	}
+	for _, afi := range afis {
+		caps = append(caps, 1, 4, 0, afi, 0, 1) // multiprotocol, unicast (RFC 4760)
+	}
 	if o.RestartTime > 0 {
 		flags := uint16(o.RestartTime / time.Second)
 		preserved := byte(0)
@@ -50,7 +65,10 @@ func (o *Options) open() []byte {
 			flags |= 0x8000
 			preserved = 0x80
 		}
-		caps = append(caps, 64, 10, byte(flags>>8), byte(flags), 0, 1, 1, preserved, 0, 2, 1, preserved)
+		caps = append(caps, 64, byte(2+4*len(afis)), byte(flags>>8), byte(flags))
+		for _, afi := range afis {
+			caps = append(caps, 0, afi, 1, preserved)
+		}
 	}
 	as := uint16(23456) // AS_TRANS
 	if o.ASN < 1<<16 {
@@ -68,13 +86,15 @@ func (o *Options) open() []byte {
 // Route is what an UPDATE says of a set of prefixes.
 type Route struct {
 	NextHop   netip.Addr
+	LinkLocal netip.Addr // beside an IPv6 NextHop (RFC 2545); zero: left out
 	ASPath    []uint32
 	LocalPref uint32 // zero: the attribute is left out, as to external peers
 	MED       uint32 // zero: the attribute is left out
 }
 
 // Update encodes UPDATE messages that announce prefixes of one family, as few
-// as their size allows.
+// as their size allows. The next hop is sent as it is, also for IPv4 by way of
+// IPv6 (RFC 8950).
 func Update(r Route, prefixes ...netip.Prefix) []byte {
 	attrs := []byte{0x40, 1, 1, 0} // ORIGIN IGP
 	path := []byte{}
@@ -85,8 +105,12 @@ func Update(r Route, prefixes ...netip.Prefix) []byte {
 		}
 	}
 	attrs = append(append(attrs, 0x40, 2, byte(len(path))), path...)
-	v4 := len(prefixes) > 0 && prefixes[0].Addr().Is4()
-	if v4 {
+	afi := byte(afi6)
+	if len(prefixes) > 0 && prefixes[0].Addr().Is4() {
+		afi = afi4
+	}
+	classic := afi == afi4 && r.NextHop.Is4()
+	if classic {
 		attrs = append(append(attrs, 0x40, 3, 4), r.NextHop.AsSlice()...)
 	}
 	if r.MED > 0 {
@@ -95,12 +119,13 @@ func Update(r Route, prefixes ...netip.Prefix) []byte {
 	if r.LocalPref > 0 {
 		attrs = binary.BigEndian.AppendUint32(append(attrs, 0x40, 5, 4), r.LocalPref)
 	}
-	room := maxLength - headerLength - 4 - len(attrs) - 32
+	room := maxLength - headerLength - 4 - len(attrs) - 48
 	return chunked(prefixes, room, func(nlri []byte) []byte {
-		if v4 {
+		if classic {
 			return update(nil, attrs, nlri)
 		}
-		mp := append([]byte{0, 2, 1, 16}, r.NextHop.AsSlice()...)
+		hop := append(r.NextHop.AsSlice(), r.LinkLocal.AsSlice()...)
+		mp := append([]byte{0, afi, 1, byte(len(hop))}, hop...)
 		mp = append(append(mp, 0), nlri...)
 		return update(nil, appendExtended(attrs, 14, mp), nil)
 	})
@@ -112,7 +137,7 @@ func Withdraw(prefixes ...netip.Prefix) []byte {
 		if prefixes[0].Addr().Is4() {
 			return update(nlri, nil, nil)
 		}
-		return update(nil, appendExtended(nil, 15, append([]byte{0, 2, 1}, nlri...)), nil)
+		return update(nil, appendExtended(nil, 15, append([]byte{0, afi6, 1}, nlri...)), nil)
 	})
 }
 
@@ -121,7 +146,7 @@ func EndOfRIB(v4 bool) []byte {
 	if v4 {
 		return update(nil, nil, nil)
 	}
-	return update(nil, appendExtended(nil, 15, []byte{0, 2, 1}), nil)
+	return update(nil, appendExtended(nil, 15, []byte{0, afi6, 1}), nil)
 }
 
 func update(withdrawn, attrs, nlri []byte) []byte {
@@ -160,7 +185,8 @@ type Change struct {
 	Withdrawn []netip.Prefix
 	Announced []netip.Prefix
 	Route     Route // of Announced
-	EndOfRIB  bool
+	// The End-of-RIB of IPv4, of IPv6 (RFC 4724, section 2).
+	EndOfRIB4, EndOfRIB6 bool
 }
 
 var errShort = errors.New("message is cut short")
@@ -182,7 +208,7 @@ func ParseUpdate(body []byte) (Change, error) {
 	if c.Announced, err = parsePrefixes(nlri, 4); err != nil {
 		return c, err
 	}
-	c.EndOfRIB = len(body) == 4
+	c.EndOfRIB4 = len(body) == 4
 	for len(attrs) > 0 {
 		var kind byte
 		var value []byte
@@ -225,17 +251,30 @@ func (c *Change) attribute(kind byte, v []byte) (err error) {
 		if len(v) < 5 || len(v) < 5+int(v[3]) {
 			return errShort
 		}
-		if hop := v[4 : 4+int(v[3])]; len(hop) >= 16 {
-			c.Route.NextHop, _ = netip.AddrFromSlice(hop[:16])
+		hop := v[4 : 4+int(v[3])]
+		if len(hop) == 32 {
+			c.Route.LinkLocal, _ = netip.AddrFromSlice(hop[16:])
+			hop = hop[:16]
 		}
-		c.Announced, err = parsePrefixes(v[5+int(v[3]):], 16)
+		c.Route.NextHop, _ = netip.AddrFromSlice(hop)
+		return appendPrefixes(&c.Announced, v[5+int(v[3]):], v[1])
 	case 15:
 		if len(v) < 3 {
 			return errShort
 		}
-		c.EndOfRIB = len(v) == 3
-		c.Withdrawn, err = parsePrefixes(v[3:], 16)
+		c.EndOfRIB6 = len(v) == 3
+		return appendPrefixes(&c.Withdrawn, v[3:], v[1])
 	}
+	return err
+}
+
+func appendPrefixes(to *[]netip.Prefix, b []byte, afi byte) error {
+	size := 16
+	if afi == afi4 {
+		size = 4
+	}
+	prefixes, err := parsePrefixes(b, size)
+	*to = append(*to, prefixes...)
 	return err
 }
 
