@@ -94,6 +94,7 @@ func conform(t *testing.T, bed testbed, o Options) {
 	wait(t, tb, rs[:3]...)
 	seen(t, bed, node)
 	tb.Synced(ClassBlock)
+	tb.Synced(ClassRemote)
 	tb.Synced(ClassLearned)
 	seen(t, bed, render(rs[:3]))
 	tb.Update(ClassPod, nil, []netip.Prefix{rs[0].Dst, rs[1].Dst, rs[2].Dst})

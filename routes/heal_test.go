@@ -342,6 +342,7 @@ func TestRestart(t *testing.T) {
 		tb.Set(ClassLearned, fewer)
 		tb.Synced(ClassPod)
 		tb.Synced(ClassBlock)
+		tb.Synced(ClassRemote)
 		wait(t, tb, fewer...)
 		if watch.writes != 0 {
 			t.Errorf("a restart wrote %d messages", watch.writes)

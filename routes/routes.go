@@ -42,12 +42,13 @@ type Class int
 const (
 	ClassPod     Class = iota // a pod's address, over its veth
 	ClassBlock                // a block of this node: blackhole
+	ClassRemote               // a block of another node, as the API tells
 	ClassLearned              // learned by BGP
 	classCount
 )
 
 // Classes lists all classes, by precedence.
-func Classes() []Class { return []Class{ClassPod, ClassBlock, ClassLearned} }
+func Classes() []Class { return []Class{ClassPod, ClassBlock, ClassRemote, ClassLearned} }
 
 // String names the class.
 func (c Class) String() string {
@@ -56,6 +57,8 @@ func (c Class) String() string {
 		return "pod"
 	case ClassBlock:
 		return "block"
+	case ClassRemote:
+		return "remote"
 	case ClassLearned:
 		return "learned"
 	default:
@@ -105,7 +108,9 @@ type Status struct {
 	// Installed counts the routes that are in the kernel as desired, by class. A
 	// destination that two classes want counts for the one that has its way.
 	Installed map[Class]int
-	// Pending counts the destinations that await their (next first) attempt.
+	// Pending counts what awaits its (next first) attempt: destinations, and changes
+	// that were asked for and not yet looked at. 0: all that was asked for before the
+	// call was tried.
 	Pending int
 	// Failed is sorted by destination.
 	Failed []Failure

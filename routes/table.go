@@ -47,7 +47,8 @@ type Table struct {
 	kernel kernel
 
 	queueMu sync.Mutex
-	queue   []func(*core) // changes not yet taken in
+	queue   []func(*core) // changes not yet taken up
+	behind  int           // changes not yet taken in: those, and those in hand
 
 	mu   sync.Mutex // guards core; not held while the kernel works
 	core *core
@@ -151,10 +152,13 @@ func (t *Table) Wait(ctx context.Context, dst ...netip.Prefix) error {
 func (t *Table) Status() Status {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.queueMu.Lock()
+	behind := t.behind
+	t.queueMu.Unlock()
 	c := t.core
 	s := Status{
 		Desired: map[Class]int{}, Installed: map[Class]int{},
-		Pending: len(c.queue) + len(c.urgent), PlainRoutes: c.plain, Synced: c.allSynced(),
+		Pending: behind + len(c.queue) + len(c.urgent), PlainRoutes: c.plain, Synced: c.allSynced(),
 	}
 	if !c.plain {
 		s.NextHops = len(c.m.objects)
@@ -199,6 +203,7 @@ func (t *Table) end() {
 func (t *Table) enqueue(f func(*core)) {
 	t.queueMu.Lock()
 	t.queue = append(t.queue, f)
+	t.behind++
 	t.queueMu.Unlock()
 	t.kernel.wake()
 }
@@ -276,6 +281,7 @@ func (t *Table) round() bool {
 	for _, f := range changes {
 		f(t.core)
 	}
+	t.tookIn(len(changes))
 	t.core.happened(evs)
 	t.core.due()
 	t.core.suspects()
@@ -297,6 +303,13 @@ func (t *Table) takeChanges() []func(*core) {
 	changes := t.queue
 	t.queue = nil
 	return changes
+}
+
+// tookIn notes that the core knows of n changes more.
+func (t *Table) tookIn(n int) {
+	t.queueMu.Lock()
+	defer t.queueMu.Unlock()
+	t.behind -= n
 }
 
 // work does what a batch of entries needs, phase by phase.
