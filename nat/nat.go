@@ -1,9 +1,11 @@
-// Package nat has one job: packets of pods that leave the world of pods and
-// nodes get their node's address (masquerade). It keeps one nftables table, over
+// Package nat has one job: packets that would get no answer under their own
+// address get their node's (masquerade). It keeps one nftables table, over
 // netlink, without the nft program.
 //
-//	pod ──▶ node: postrouting ──▶ saddr in @masquerade, daddr not in @exempt? ──▶ masqueraded
-//	                                              else as it is
+//	packet ──▶ postrouting ──▶ from @masquerade, to none of @exempt?   ──▶ masqueraded
+//	                           from @tunnelled, to one of @nodes?      ──▶ masqueraded
+//	                           from @own, out of a tunnel's interface? ──▶ masqueraded
+//	                                                              else as it is
 //
 // Invariants:
 //   - Exactly the table "godwit" of family inet is ours; nothing else in the
@@ -42,7 +44,26 @@ type Rules struct {
 	// Exempt are the destinations to which packets go under their own address: all
 	// pools, and the nodes' addresses. Multicast is always exempt.
 	Exempt []netip.Prefix
+	// Tunnelled are the sources whose packets get the node's address on their way to
+	// Nodes, exempt or not: the pools whose packets go through tunnels. A node answers
+	// a pod of theirs through a tunnel, while the pod's packets come to it without
+	// one, and strict reverse-path filters (RFC 3704, section 2.2) drop what does not
+	// come by the way that its answer goes.
+	Tunnelled []netip.Prefix
+	// Nodes are the other nodes' addresses.
+	Nodes []netip.Prefix
+	// Own are the node's own addresses. What leaves a tunnel's interface from one of
+	// them gets the interface's: a service's address was replaced by that of a pod
+	// behind the tunnel when the source was chosen already.
+	Own []netip.Prefix
 }
+
+// TunnelPrefix is what the names of the tunnels' interfaces begin with.
+const TunnelPrefix = "godwit."
+
+// nothing tells whether no packet is masqueraded. Own without Tunnelled is that:
+// there are no tunnels.
+func (r *Rules) nothing() bool { return len(r.Masquerade) == 0 && len(r.Tunnelled) == 0 }
 
 // Table is the table in one network namespace. Its methods may be called
 // concurrently.
@@ -86,7 +107,7 @@ func (t *Table) Set(ctx context.Context, r Rules) error {
 	if err != nil {
 		return fmt.Errorf("read nftables table inet %s: %w", TableName, err)
 	}
-	if have == nil && len(r.Masquerade) == 0 {
+	if have == nil && r.nothing() {
 		// Not made for nothing; but a broken one of ours may drop packets.
 		return t.remove()
 	}

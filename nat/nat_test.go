@@ -61,6 +61,9 @@ func reference() Rules {
 		Masquerade: prefixes("172.25.0.0/16", "fd00:25::/48"),
 		Exempt: prefixes("172.25.0.0/16", "172.26.0.0/16", "fd00:25::/48",
 			"10.211.55.101/32", "10.211.55.116/32", "10.211.55.117/32", "2001:db8::101/128"),
+		Tunnelled: prefixes("172.26.0.0/16", "fd00:25::/48"),
+		Nodes:     prefixes("10.211.55.116/32", "10.211.55.117/32", "2001:db8::116/128"),
+		Own:       prefixes("10.211.55.101/32", "2001:db8::101/128"),
 	}
 }
 
@@ -75,6 +78,7 @@ func TestTableAsListed(t *testing.T) {
 	less := reference()
 	less.Masquerade = less.Masquerade[1:]
 	less.Exempt = append(less.Exempt[:3], netip.MustParsePrefix("10.211.55.118/32"))
+	less.Tunnelled, less.Nodes, less.Own = nil, nil, nil
 	set(t, table, less)
 	wantGolden(t, ns, "less.nft")
 
@@ -120,6 +124,9 @@ func TestSetHeals(t *testing.T) {
 		"flush set inet godwit exempt4",
 		"add element inet godwit masquerade4 { 192.0.2.0/24 }",
 		"delete element inet godwit masquerade6 { fd00:25::/48 }",
+		"flush set inet godwit nodes4",
+		"delete element inet godwit tunnelled6 { fd00:25::/48 }",
+		"add element inet godwit own4 { 192.0.2.0/24 }",
 		"add rule inet godwit postrouting accept",
 		"insert rule inet godwit postrouting drop",
 		"add chain inet godwit more",
@@ -182,7 +189,7 @@ func TestChangesInAnyOrder(t *testing.T) {
 			}
 			return out
 		}
-		r := Rules{Masquerade: some(), Exempt: some()}
+		r := Rules{Masquerade: some(), Exempt: some(), Tunnelled: some(), Nodes: some(), Own: some()}
 		want, err := wantedSets(r)
 		if err != nil {
 			t.Fatal(err)
@@ -213,6 +220,9 @@ func TestBadRules(t *testing.T) {
 		{Masquerade: []netip.Prefix{{}}},
 		{Masquerade: reference().Masquerade, Exempt: []netip.Prefix{{}}},
 		{Masquerade: prefixes("::ffff:10.0.0.0/104")},
+		{Tunnelled: []netip.Prefix{{}}},
+		{Nodes: []netip.Prefix{{}}},
+		{Own: []netip.Prefix{{}}},
 	} {
 		if err := table.Set(t.Context(), r); err == nil {
 			t.Errorf("%v is taken", r)
@@ -244,7 +254,7 @@ func TestFiveThousandNodes(t *testing.T) {
 		if err != nil || have == nil {
 			t.Fatal(have, err)
 		}
-		if got, want := len(have[exempt4]), len(intervals(append(manyNodes(n).Exempt[:2], manyNodes(n).Exempt[3:]...)))-2; got < n || got < want-10 {
+		if got, want := len(have[exempt]), len(intervals(append(manyNodes(n).Exempt[:2], manyNodes(n).Exempt[3:]...)))-2; got < n || got < want-10 {
 			t.Errorf("%d intervals for %d nodes", got, n)
 		}
 	}

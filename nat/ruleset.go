@@ -28,34 +28,49 @@ func largeBuffers(c *netlink.Conn) error { return c.SetWriteBuffer(sendBuffer) }
 
 // family is what differs between IPv4 and IPv6.
 type family struct {
-	nfproto    byte
-	masquerade setID
-	exempt     setID
-	keyType    nftables.SetDatatype
-	saddr      uint32 // offsets in the network header (RFC 791, section 3.1; RFC 8200, section 3)
-	daddr      uint32
-	multicast  netip.Prefix
+	nfproto   byte
+	first     setID // of the family's sets
+	keyType   nftables.SetDatatype
+	saddr     uint32 // offsets in the network header (RFC 791, section 3.1; RFC 8200, section 3)
+	daddr     uint32
+	multicast netip.Prefix
 }
 
-// setID is an index into the table's sets.
+// setID is an index into the table's sets: a role, and for IPv6 setsOfFamily more.
 type setID int
 
 const (
-	masquerade4 setID = iota
-	exempt4
-	masquerade6
-	exempt6
-	setCount
+	masquerade setID = iota
+	exempt
+	tunnelled
+	nodes
+	own
+	setsOfFamily
 )
 
+const setCount = 2 * setsOfFamily
+
 func (s setID) name() string {
-	return [...]string{"masquerade4", "exempt4", "masquerade6", "exempt6"}[s]
+	role := [...]string{"masquerade", "exempt", "tunnelled", "nodes", "own"}[s%setsOfFamily]
+	if s < setsOfFamily {
+		return role + "4"
+	}
+	return role + "6"
+}
+
+// sets are the family's sets.
+func (f family) sets() []setID {
+	out := make([]setID, setsOfFamily)
+	for i := range out {
+		out[i] = f.first + setID(i)
+	}
+	return out
 }
 
 func families() []family {
 	return []family{
-		{unix.NFPROTO_IPV4, masquerade4, exempt4, nftables.TypeIPAddr, 12, 16, netip.MustParsePrefix("224.0.0.0/4")},
-		{unix.NFPROTO_IPV6, masquerade6, exempt6, nftables.TypeIP6Addr, 8, 24, netip.MustParsePrefix("ff00::/8")},
+		{unix.NFPROTO_IPV4, 0, nftables.TypeIPAddr, 12, 16, netip.MustParsePrefix("224.0.0.0/4")},
+		{unix.NFPROTO_IPV6, setsOfFamily, nftables.TypeIP6Addr, 8, 24, netip.MustParsePrefix("ff00::/8")},
 	}
 }
 
@@ -64,29 +79,22 @@ type sets [setCount][]interval
 
 func wantedSets(r Rules) (sets, error) {
 	var in [setCount][]netip.Prefix
-	add := func(p netip.Prefix, v4, v6 setID) error {
-		switch {
-		case !p.IsValid() || p.Addr().Is4In6():
-			return fmt.Errorf("masquerade: %s is not a prefix", p)
-		case p.Addr().Is4():
-			in[v4] = append(in[v4], p)
-		default:
-			in[v6] = append(in[v6], p)
-		}
-		return nil
-	}
-	for _, p := range r.Masquerade {
-		if err := add(p, masquerade4, masquerade6); err != nil {
-			return sets{}, err
-		}
-	}
-	for _, p := range r.Exempt {
-		if err := add(p, exempt4, exempt6); err != nil {
-			return sets{}, err
+	for role, prefixes := range map[setID][]netip.Prefix{
+		masquerade: r.Masquerade, exempt: r.Exempt, tunnelled: r.Tunnelled, nodes: r.Nodes, own: r.Own,
+	} {
+		for _, p := range prefixes {
+			switch {
+			case !p.IsValid() || p.Addr().Is4In6():
+				return sets{}, fmt.Errorf("masquerade: %s is not a prefix", p)
+			case p.Addr().Is4():
+				in[role] = append(in[role], p)
+			default:
+				in[setsOfFamily+role] = append(in[setsOfFamily+role], p)
+			}
 		}
 	}
 	for _, f := range families() {
-		in[f.exempt] = append(in[f.exempt], f.multicast)
+		in[f.first+exempt] = append(in[f.first+exempt], f.multicast)
 	}
 	var out sets
 	for i, prefixes := range in {
@@ -111,36 +119,42 @@ func newSet(id setID, keyType nftables.SetDatatype) *nftables.Set {
 	return &nftables.Set{Table: newTable(), ID: uint32(id) + 1, Name: id.name(), KeyType: keyType, Interval: true}
 }
 
-// ruleOf returns the rule of a family:
+// rulesOf returns the rules of a family:
 //
 //	ip saddr @masquerade4 ip daddr != @exempt4 oifname != "lo" counter masquerade fully-random
+//	ip saddr @tunnelled4 ip daddr @nodes4 oifname != "lo" counter masquerade fully-random
+//	ip saddr @own4 oifname "godwit.*" counter masquerade fully-random
 //
 // Ports are chosen at random: two connections that start at the same time on two
 // CPUs would else get the same port, and one would lose its first packet.
-func ruleOf(f family) []expr.Any {
+func rulesOf(f family) [][]expr.Any {
 	const reg = unix.NFT_REG_1
 	loopback := make([]byte, unix.IFNAMSIZ)
 	copy(loopback, "lo")
-	lookup := func(offset uint32, s setID, invert bool) []expr.Any {
+	ofFamily := []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{f.nfproto}},
+	}
+	lookup := func(offset uint32, role setID, invert bool) []expr.Any {
+		s := f.first + role
 		return []expr.Any{
 			&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.keyType.Bytes},
 			&expr.Lookup{SourceRegister: reg, SetName: s.name(), SetID: uint32(s) + 1, Invert: invert},
 		}
 	}
-	return slices.Concat(
-		[]expr.Any{
-			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{f.nfproto}},
-		},
-		lookup(f.saddr, f.masquerade, false),
-		lookup(f.daddr, f.exempt, true),
-		[]expr.Any{
+	leaves := func(op expr.CmpOp, name []byte) []expr.Any {
+		return []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg},
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: loopback},
-			&expr.Counter{},
-			&expr.Masq{FullyRandom: true},
-		},
-	)
+			&expr.Cmp{Op: op, Register: reg, Data: name},
+		}
+	}
+	outside := leaves(expr.CmpOpNeq, loopback)
+	masq := []expr.Any{&expr.Counter{}, &expr.Masq{FullyRandom: true}}
+	return [][]expr.Any{
+		slices.Concat(ofFamily, lookup(f.saddr, masquerade, false), lookup(f.daddr, exempt, true), outside, masq),
+		slices.Concat(ofFamily, lookup(f.saddr, tunnelled, false), lookup(f.daddr, nodes, false), outside, masq),
+		slices.Concat(ofFamily, lookup(f.saddr, own, false), leaves(expr.CmpOpEq, []byte(TunnelPrefix)), masq),
+	}
 }
 
 // rebuild replaces the table, whatever it was, in one transaction.
@@ -155,7 +169,7 @@ func (t *Table) rebuild(want sets) error {
 	c.AddTable(newTable())
 	chain := c.AddChain(newChain())
 	for _, f := range families() {
-		for _, id := range []setID{f.masquerade, f.exempt} {
+		for _, id := range f.sets() {
 			s := newSet(id, f.keyType)
 			if err := c.AddSet(s, nil); err != nil {
 				return err
@@ -164,7 +178,9 @@ func (t *Table) rebuild(want sets) error {
 				return err
 			}
 		}
-		c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: ruleOf(f)})
+		for _, r := range rulesOf(f) {
+			c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: r})
+		}
 	}
 	return c.Flush()
 }
@@ -176,7 +192,7 @@ func (t *Table) update(have *sets, want sets) error {
 		return err
 	}
 	for _, f := range families() {
-		for _, id := range []setID{f.masquerade, f.exempt} {
+		for _, id := range f.sets() {
 			s := newSet(id, f.keyType)
 			gone, added := elements(without(have[id], want[id])), elements(without(want[id], have[id]))
 			if err := inChunks(gone, func(e []nftables.SetElement) error { return c.SetDeleteElements(s, e) }); err != nil {
@@ -224,7 +240,7 @@ func (t *Table) read() (*sets, error) {
 	}
 	var out sets
 	for _, f := range families() {
-		for _, id := range []setID{f.masquerade, f.exempt} {
+		for _, id := range f.sets() {
 			want := newSet(id, f.keyType)
 			if !slices.ContainsFunc(listed, func(s *nftables.Set) bool { return sameSet(s, want) }) {
 				return nil, nil
@@ -275,16 +291,11 @@ func chainsAreRight(c *nftables.Conn) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	fams := families()
-	if len(rules) != len(fams) {
-		return false, nil
+	var want [][]expr.Any
+	for _, f := range families() {
+		want = append(want, rulesOf(f)...)
 	}
-	for i, r := range rules {
-		if !sameRule(r.Exprs, ruleOf(fams[i])) {
-			return false, nil
-		}
-	}
-	return true, nil
+	return slices.EqualFunc(rules, want, func(r *nftables.Rule, w []expr.Any) bool { return sameRule(r.Exprs, w) }), nil
 }
 
 func sameChain(a, b *nftables.Chain) bool {

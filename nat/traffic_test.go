@@ -96,10 +96,20 @@ func (s *site) serve(ns *netnstest.NS, at string) (address string) {
 
 func (s *site) dial(ns *netnstest.NS, address string) net.Conn {
 	s.t.Helper()
+	return s.dialFrom(ns, "", address)
+}
+
+// dialFrom dials from an address, which the kernel chooses if it is empty.
+func (s *site) dialFrom(ns *netnstest.NS, source, address string) net.Conn {
+	s.t.Helper()
+	d := net.Dialer{Timeout: patience}
+	if source != "" {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(source), 0))
+	}
 	var c net.Conn
 	ns.Do(func() {
 		var err error
-		if c, err = net.DialTimeout("tcp", address, patience); err != nil {
+		if c, err = d.Dial("tcp", address); err != nil {
 			s.t.Fatalf("from %s: %v\n%s", ns.Name, err, s.node.Run("nft", "list", "ruleset"))
 		}
 	})
@@ -185,5 +195,55 @@ func TestConnectionsStand(t *testing.T) {
 	check("after masquerade was turned off")
 	if got := s.ask(s.dial(s.pod, address)); got != "172.25.0.130" {
 		t.Errorf("masquerade is off, and a new connection is seen as %s", got)
+	}
+}
+
+// Pods behind a tunnel reach other nodes under their node's address, though these
+// are exempt. Their node itself reaches pods through its tunnel under the
+// tunnel's address, whatever address it began with.
+func TestTunnels(t *testing.T) {
+	s := newSite(t)
+	far := netnstest.New(t)
+	s.node.Run("ip", "link", "add", TunnelPrefix+"test", "type", "veth", "peer", "name", "eth0", "netns", far.Name)
+	s.node.Run("sh", "-ec", `ip link set godwit.test up
+		ip addr add 172.25.0.129/32 dev godwit.test; ip addr add fd00:25::81/128 dev godwit.test nodad; ip addr add fe80::2/64 dev godwit.test nodad
+		ip route add 172.25.0.192/26 dev godwit.test; ip route add fd00:25::c0/122 dev godwit.test`)
+	far.Run("sh", "-ec", `ip link set eth0 up
+		ip addr add 172.25.0.195/32 dev eth0; ip addr add fd00:25::c3/128 dev eth0 nodad
+		ip route add 172.25.0.128/26 dev eth0; ip route add 192.0.2.1 dev eth0
+		ip route add fd00:25::80/122 dev eth0; ip route add 2001:db8::1 via fe80::2 dev eth0`)
+	plain := s.rules()
+	tunnelled := s.rules()
+	tunnelled.Tunnelled = prefixes("172.25.0.0/16", "fd00:25::/48")
+	tunnelled.Nodes = prefixes("198.51.100.9/32", "2001:db8:9::9/128")
+	tunnelled.Own = prefixes("192.0.2.1/32", "2001:db8::1/128")
+	only := tunnelled // with nothing else to masquerade
+	only.Masquerade = nil
+	for _, c := range []struct {
+		name          string
+		from, to      *netnstest.NS
+		source, at    string
+		plain, tunnel string
+	}{
+		{"pod to node", s.pod, s.outside, "", "198.51.100.9", "172.25.0.130", "192.0.2.1"},
+		{"pod to node, IPv6", s.pod, s.outside, "", "2001:db8:9::9", "fd00:25::82", "2001:db8::1"},
+		{"pod to its own node", s.pod, s.node, "", "192.0.2.1", "172.25.0.130", "172.25.0.130"},
+		{"node to pod", s.node, far, "", "172.25.0.195", "172.25.0.129", "172.25.0.129"},
+		{"node's address to pod", s.node, far, "192.0.2.1", "172.25.0.195", "192.0.2.1", "172.25.0.129"},
+		{"node's address to pod, IPv6", s.node, far, "2001:db8::1", "fd00:25::c3", "2001:db8::1", "fd00:25::81"},
+		{"node's address to outside", s.node, s.outside, "192.0.2.1", "198.51.100.9", "192.0.2.1", "192.0.2.1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, r := range []struct {
+				Rules
+
+				want string
+			}{{plain, c.plain}, {tunnelled, c.tunnel}, {only, c.tunnel}} {
+				set(t, s.table, r.Rules)
+				if got := s.ask(s.dialFrom(c.from, c.source, s.serve(c.to, c.at))); got != r.want {
+					t.Errorf("%+v: seen as %s, want %s", r.Rules, got, r.want)
+				}
+			}
+		})
 	}
 }
