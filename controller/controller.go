@@ -2,9 +2,10 @@
 // of package plan and frees the blocks of nodes that are gone. One replica at a
 // time does so, by leader election.
 //
-//	Node, BGPConfig, BGPPeer, BGPFilter, IPPool ─▶ planner  ─▶ NodeNetwork.spec, conditions of IPPool and BGPPeer
-//	IPPool, IPBlock, NodeNetwork.status.blocks  ─▶ counter  ─▶ figures of IPPool.status
-//	Node, IPBlock                               ─▶ releaser ─▶ IPBlocks of deleted nodes are deleted
+//	Node, BGPConfig, NetworkConfig, BGPPeer, ─┬▶ planner  ─▶ NodeNetwork.spec, conditions of IPPool and BGPPeer
+//	BGPFilter, IPPool, NodeNetwork.status    ─┘
+//	IPPool, IPBlock, NodeNetwork.status.blocks ─▶ counter  ─▶ figures of IPPool.status
+//	Node, IPBlock                              ─▶ releaser ─▶ IPBlocks of deleted nodes are deleted
 //
 // Invariants:
 //   - Nothing is decided before all caches are filled.
@@ -101,7 +102,7 @@ func New(cfg *rest.Config, o Options) (manager.Manager, error) {
 	}
 
 	recorder := &recorder{events: mgr.GetEventRecorder(Name)}
-	if err := (&planner{client: mgr.GetClient(), recorder: recorder}).setUp(mgr); err != nil {
+	if err := newPlanner(mgr.GetClient(), recorder).setUp(mgr); err != nil {
 		return nil, fmt.Errorf("set up the planner: %w", err)
 	}
 	if err := (&counter{client: mgr.GetClient()}).setUp(mgr); err != nil {
@@ -169,16 +170,21 @@ func slimNode(obj any) (any, error) {
 	if !ok {
 		return obj, nil // the marker of a deletion that the watch missed
 	}
-	return &corev1.Node{
+	slim := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:              n.Name,
 			UID:               n.UID,
 			ResourceVersion:   n.ResourceVersion,
 			CreationTimestamp: n.CreationTimestamp,
+			DeletionTimestamp: n.DeletionTimestamp,
 			Labels:            n.Labels,
 		},
 		Status: corev1.NodeStatus{Addresses: n.Status.Addresses},
-	}, nil
+	}
+	if ready := readiness(n); ready != "" {
+		slim.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}
+	}
+	return slim, nil
 }
 
 // retries returns the options of a controller whose failed work is tried again,

@@ -52,6 +52,9 @@ func TestController(t *testing.T) {
 		{"overlapping pools", testOverlaps},
 		{"peers that can't be carried out", testPeers},
 		{"nodes without an address", testNodeProblems},
+		{"network settings", testNetworkConfig},
+		{"encapsulations change", testEncapsulation},
+		{"topologies change", testTopology},
 		{"figures of pools", testFigures},
 		{"blocks of deleted nodes", testBlocksOfDeletedNodes},
 		{"leader election", testLeaderElection},
@@ -461,7 +464,8 @@ func testKubectl(t *testing.T, cfg *rest.Config, a api) {
 	a.poolIs("pods", "True Ready: 2 of 2 nodes take blocks of the pool")
 	a.create(block("172.25.0.128/26", "pods", "n1"), pool("small", "172.25.8.0/24"))
 	a.create(peer("tor", "10.211.55.1", "office"), &v1alpha1.BGPFilter{ObjectMeta: metav1.ObjectMeta{Name: "office"}})
-	a.create(&v1alpha1.BGPConfig{ObjectMeta: metav1.ObjectMeta{Name: "default"}})
+	a.create(&v1alpha1.BGPConfig{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
+		&v1alpha1.NetworkConfig{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v1alpha1.NetworkConfigSpec{VXLAN: &v1alpha1.VXLANConfig{Port: 8472}}})
 	a.hasSessions("n1", "n2", "tor")
 	a.poolIs("small", "False Overlaps: 172.25.8.0/24 overlaps 172.25.0.0/16 of pool pods, which came first: delete one of the two")
 	a.peerIs("tor", "True Ready: in the plan of 2 of 2 nodes")
@@ -484,14 +488,14 @@ func testKubectl(t *testing.T, cfg *rest.Config, a api) {
 		return "$ kubectl " + strings.Join(args, " ") + "\n" + string(out)
 	}
 	var got strings.Builder
-	for _, kind := range []string{"nodenetworks", "ippools", "ipblocks", "bgppeers", "bgpconfigs", "bgpfilters"} {
+	for _, kind := range []string{"nodenetworks", "ippools", "ipblocks", "bgppeers", "bgpconfigs", "networkconfigs", "bgpfilters"} {
 		got.WriteString(kubectl("get", kind) + "\n")
 	}
 	age := regexp.MustCompile(`(?m)\d+s$`)
 	golden(t, "kubectl-get.txt", age.ReplaceAllString(got.String(), "AGE"))
 
 	got.Reset()
-	for _, field := range []string{"ippool.spec", "bgppeer.spec", "bgpfilter.spec.rules", "bgpconfig.spec", "ipblock.spec", "nodenetwork.spec"} {
+	for _, field := range []string{"ippool.spec", "bgppeer.spec", "bgpfilter.spec.rules", "bgpconfig.spec", "networkconfig.spec", "ipblock.spec", "nodenetwork.spec"} {
 		got.WriteString(kubectl("explain", field) + "\n")
 	}
 	golden(t, "kubectl-explain.txt", got.String())

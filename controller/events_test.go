@@ -19,8 +19,14 @@ func TestNodeChanged(t *testing.T) {
 		{"nothing", func(*corev1.Node) {}, false},
 		{"heartbeat", func(n *corev1.Node) {
 			n.ResourceVersion = "2"
-			n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, LastHeartbeatTime: metav1.Now()}}
+			n.Status.Conditions = []corev1.NodeCondition{
+				{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.Now()},
+				{Type: corev1.NodeDiskPressure, Status: corev1.ConditionTrue},
+			}
 		}, false},
+		{"not ready", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionFalse }, true},
+		{"not heard of", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }, true},
+		{"deleted, with a finalizer", func(n *corev1.Node) { n.DeletionTimestamp = new(metav1.Now()) }, true},
 		{"annotation", func(n *corev1.Node) { n.Annotations = map[string]string{"a": "b"} }, false},
 		{"label", func(n *corev1.Node) { n.Labels = map[string]string{"rack": "b"} }, true},
 		{"labels gone", func(n *corev1.Node) { n.Labels = nil }, true},
@@ -30,10 +36,67 @@ func TestNodeChanged(t *testing.T) {
 	}
 	for _, tt := range tests {
 		before := node("n1", "10.0.0.1", map[string]string{"rack": "a"})
+		before.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 		after := before.DeepCopy()
 		tt.change(after)
 		if got := nodeChanged().Update(event.UpdateEvent{ObjectOld: before, ObjectNew: after}); got != tt.want {
 			t.Errorf("%s: a reason for a new plan: %t, want %t", tt.name, got, tt.want)
+		}
+	}
+}
+
+// While a change waits for reports, those that it may wait for lead to a plan;
+// otherwise none does.
+func TestReportAwaited(t *testing.T) {
+	tests := []struct {
+		name    string
+		fromAPI bool
+		change  func(*v1alpha1.NodeNetworkStatus)
+		want    bool
+	}{
+		{"nothing", false, func(*v1alpha1.NodeNetworkStatus) {}, false},
+		{"figures", true, func(s *v1alpha1.NodeNetworkStatus) {
+			s.Summary.Pods, s.MTU, s.Blocks[0].Allocated, s.Sessions[0].Advertised, s.Tunnels[0].Address = 9, 1400, 9, 9, "172.25.0.1"
+		}, false},
+		{"plan taken", false, func(s *v1alpha1.NodeNetworkStatus) { s.ObservedGeneration++ }, true},
+		{"tunnel", false, func(s *v1alpha1.NodeNetworkStatus) {
+			s.Tunnels = append(s.Tunnels, v1alpha1.TunnelStatus{Interface: "godwit.vxlan"})
+		}, true},
+		{"tunnels fail", false, func(s *v1alpha1.NodeNetworkStatus) {
+			s.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionTunnelsReady, Status: metav1.ConditionFalse, Reason: "PortInUse"}}
+		}, true},
+		{"other condition", false, func(s *v1alpha1.NodeNetworkStatus) {
+			s.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}}
+		}, false},
+		{"blocks from the API", false, func(s *v1alpha1.NodeNetworkStatus) { s.BlocksFromAPI = true }, true},
+		{"session, not awaited", false, func(s *v1alpha1.NodeNetworkStatus) { s.Sessions[0].State = "Idle" }, false},
+		{"session", true, func(s *v1alpha1.NodeNetworkStatus) { s.Sessions[0].State = "Idle" }, true},
+		{"accepted", true, func(s *v1alpha1.NodeNetworkStatus) { s.Sessions[0].Accepted++ }, true},
+		{"router's session", true, func(s *v1alpha1.NodeNetworkStatus) { s.Sessions[1].Accepted++ }, false},
+		{"block", true, func(s *v1alpha1.NodeNetworkStatus) { s.Blocks = nil }, true},
+	}
+	for _, tt := range tests {
+		var r planner
+		before := network("n1")
+		before.Spec.BlocksFromAPI = tt.fromAPI
+		before.Status = v1alpha1.NodeNetworkStatus{
+			ObservedGeneration: 1,
+			Tunnels:            []v1alpha1.TunnelStatus{{Interface: "godwit.ipip"}},
+			Blocks:             []v1alpha1.BlockStatus{{CIDR: "172.25.0.0/26", Pool: "p"}},
+			Sessions: []v1alpha1.SessionStatus{
+				{Kind: v1alpha1.SessionNode, PeerAddress: "10.0.0.2", State: "Established"},
+				{Kind: v1alpha1.SessionExternal, PeerAddress: "10.0.9.1", State: "Established"},
+			},
+		}
+		after := before.DeepCopy()
+		tt.change(&after.Status)
+		e := event.UpdateEvent{ObjectOld: before, ObjectNew: after}
+		if got := r.reportAwaited().Update(e); got != tt.want {
+			t.Errorf("%s: a reason for a new plan: %t, want %t", tt.name, got, tt.want)
+		}
+		r.settled.Store(true)
+		if r.reportAwaited().Update(e) {
+			t.Errorf("%s: a reason for a new plan although none waits", tt.name)
 		}
 	}
 }
@@ -57,6 +120,11 @@ func TestSlimNode(t *testing.T) {
 	full := node("n1", "10.0.0.1", map[string]string{"rack": "a"})
 	full.UID, full.ResourceVersion, full.CreationTimestamp = "u", "7", metav1.Now()
 	full.Annotations = map[string]string{"a": "b"}
+	full.DeletionTimestamp = new(metav1.Now())
+	full.Status.Conditions = []corev1.NodeCondition{
+		{Type: corev1.NodeDiskPressure, Status: corev1.ConditionFalse},
+		{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, LastHeartbeatTime: metav1.Now()},
+	}
 	full.Status.Images = []corev1.ContainerImage{{Names: []string{"large"}}}
 	obj, err := slimNode(full)
 	if err != nil {
@@ -67,7 +135,8 @@ func TestSlimNode(t *testing.T) {
 		t.Errorf("kept %v and %v", slim.Annotations, slim.Status.Images)
 	}
 	if slim.Name != "n1" || slim.UID != "u" || slim.ResourceVersion != "7" || slim.CreationTimestamp != full.CreationTimestamp ||
-		slim.Labels["rack"] != "a" || len(slim.Status.Addresses) != 1 {
+		slim.Labels["rack"] != "a" || len(slim.Status.Addresses) != 1 || slim.DeletionTimestamp == nil ||
+		len(slim.Status.Conditions) != 1 || readiness(slim) != corev1.ConditionUnknown {
 		t.Errorf("lost something: %+v", slim)
 	}
 	if obj, err := slimNode("something else"); obj != "something else" || err != nil {

@@ -212,11 +212,17 @@ func (a api) hasSessions(node string, want ...string) {
 // hasReady waits until an object's Ready condition is "Status Reason: message".
 func (a api) hasReady(obj client.Object, conditions func() []metav1.Condition, want string) {
 	a.t.Helper()
-	eventually(a.t, fmt.Sprintf("condition of %T %s", obj, obj.GetName()), func() error {
+	a.hasCondition(obj, v1alpha1.ConditionReady, conditions, want)
+}
+
+// hasCondition waits until a condition of an object is "Status Reason: message".
+func (a api) hasCondition(obj client.Object, kind string, conditions func() []metav1.Condition, want string) {
+	a.t.Helper()
+	eventually(a.t, fmt.Sprintf("condition %s of %T %s", kind, obj, obj.GetName()), func() error {
 		if err := a.Get(a.t.Context(), client.ObjectKeyFromObject(obj), obj); err != nil {
 			return err
 		}
-		c := apimeta.FindStatusCondition(conditions(), v1alpha1.ConditionReady)
+		c := apimeta.FindStatusCondition(conditions(), kind)
 		if c == nil {
 			return errors.New("not there yet")
 		}
@@ -236,6 +242,13 @@ func (a api) poolIs(name, want string) {
 	a.hasReady(p, func() []metav1.Condition { return p.Status.Conditions }, want)
 }
 
+// encapsulationIs waits until a pool's condition EncapsulationApplied is as given.
+func (a api) encapsulationIs(name, want string) {
+	a.t.Helper()
+	p := &v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	a.hasCondition(p, v1alpha1.ConditionEncapsulationApplied, func() []metav1.Condition { return p.Status.Conditions }, want)
+}
+
 func (a api) peerIs(name, want string) {
 	a.t.Helper()
 	p := &v1alpha1.BGPPeer{ObjectMeta: metav1.ObjectMeta{Name: name}}
@@ -248,7 +261,7 @@ func (a api) clear() {
 	ctx := context.Background()
 	for _, o := range []client.Object{
 		&corev1.Node{}, &v1alpha1.NodeNetwork{}, &v1alpha1.IPBlock{}, &v1alpha1.IPPool{},
-		&v1alpha1.BGPPeer{}, &v1alpha1.BGPFilter{}, &v1alpha1.BGPConfig{},
+		&v1alpha1.BGPPeer{}, &v1alpha1.BGPFilter{}, &v1alpha1.BGPConfig{}, &v1alpha1.NetworkConfig{},
 	} {
 		if err := a.DeleteAllOf(ctx, o); err != nil {
 			a.t.Error(err)

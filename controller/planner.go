@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"reflect"
+	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -38,6 +37,22 @@ type planner struct {
 
 	// problems are those of nodes that were reported, so that each is once.
 	problems map[string]plan.Problem
+	// written is what was written of each plan, by node.
+	written map[string]version
+	// waits is what a change of the topology waited for, as last logged.
+	waits string
+	// settled tells that the last plan waits for no report of an agent.
+	settled atomic.Bool
+}
+
+// version tells one state of a NodeNetwork's spec from others.
+type version struct {
+	uid        types.UID
+	generation int64
+}
+
+func newPlanner(c client.Client, recorder *recorder) *planner {
+	return &planner{client: c, recorder: recorder, written: make(map[string]version)}
 }
 
 func (r *planner) setUp(mgr manager.Manager) error {
@@ -51,40 +66,38 @@ func (r *planner) setUp(mgr manager.Manager) error {
 		WithOptions(retries()).
 		Watches(&corev1.Node{}, on, builder.WithPredicates(nodeChanged())).
 		Watches(&v1alpha1.BGPConfig{}, on, spec).
+		Watches(&v1alpha1.NetworkConfig{}, on, spec).
 		Watches(&v1alpha1.BGPPeer{}, on, every).
 		Watches(&v1alpha1.BGPFilter{}, on, spec).
 		Watches(&v1alpha1.IPPool{}, on, every).
-		Watches(&v1alpha1.NodeNetwork{}, on, spec).
+		Watches(&v1alpha1.NodeNetwork{}, on, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, r.reportAwaited()))).
 		Complete(r)
-}
-
-// nodeChanged passes on changes of a Node that matter to a plan, and drops the
-// heartbeats of kubelets.
-func nodeChanged() predicate.Predicate {
-	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
-		before, ok1 := e.ObjectOld.(*corev1.Node)
-		after, ok2 := e.ObjectNew.(*corev1.Node)
-		return !ok1 || !ok2 || before.UID != after.UID ||
-			!maps.Equal(before.Labels, after.Labels) ||
-			!reflect.DeepEqual(before.Status.Addresses, after.Status.Addresses)
-	}}
 }
 
 // Reconcile makes the plan and carries it out. What fails is tried again and
 // keeps nothing else from being written.
 func (r *planner) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.Result, error) {
+	// What changes from here on may not be in what is read.
+	r.settled.Store(false)
 	in, err := r.read(ctx)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	if r.behind(in.Networks) {
+		return reconcile.Result{RequeueAfter: planSettle}, nil
+	}
 	p := plan.Make(in)
 	r.report(p, in)
-	return reconcile.Result{}, errors.Join(
+	r.logTopology(ctx, p)
+	err = errors.Join(
 		r.writePlans(ctx, p, in),
 		r.deletePlans(ctx, in),
 		r.writePools(ctx, p, in),
 		r.writePeers(ctx, p, in),
 	)
+	// What was written comes back as an event, and shows whether that was the last step.
+	r.settled.Store(err == nil && !p.Waiting)
+	return reconcile.Result{}, err
 }
 
 // read collects the input of a plan from the cache. The objects are the cache's
@@ -98,6 +111,7 @@ func (r *planner) read(ctx context.Context) (plan.Input, error) {
 		blocks   v1alpha1.IPBlockList
 		networks v1alpha1.NodeNetworkList
 		config   v1alpha1.BGPConfig
+		network  v1alpha1.NetworkConfig
 	)
 	for _, list := range []client.ObjectList{&nodes, &peers, &filters, &pools, &blocks, &networks} {
 		if err := r.client.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
@@ -108,14 +122,40 @@ func (r *planner) read(ctx context.Context) (plan.Input, error) {
 		Nodes: nodes.Items, Peers: peers.Items, Filters: filters.Items,
 		Pools: pools.Items, Blocks: blocks.Items, Networks: networks.Items,
 	}
-	err := r.client.Get(ctx, types.NamespacedName{Name: v1alpha1.BGPConfigName}, &config)
-	switch {
-	case err == nil:
+	there, err := r.get(ctx, v1alpha1.BGPConfigName, &config)
+	if err != nil {
+		return plan.Input{}, err
+	}
+	if there {
 		in.Config = &config
-	case !apierrors.IsNotFound(err):
-		return plan.Input{}, fmt.Errorf("read BGPConfig %s: %w", v1alpha1.BGPConfigName, err)
+	}
+	there, err = r.get(ctx, v1alpha1.NetworkConfigName, &network)
+	if err != nil {
+		return plan.Input{}, err
+	}
+	if there {
+		in.Network = &network
 	}
 	return in, nil
+}
+
+// get reads an object and tells whether it is there.
+func (r *planner) get(ctx context.Context, name string, obj client.Object) (bool, error) {
+	err := r.client.Get(ctx, types.NamespacedName{Name: name}, obj)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return false, fmt.Errorf("read %T %s: %w", obj, name, err)
+	}
+	return err == nil, nil
+}
+
+// behind tells whether the cache lacks plans that were written: steps of a
+// change follow from the plans so far, and older ones would lead to a step that
+// is over.
+func (r *planner) behind(networks []v1alpha1.NodeNetwork) bool {
+	return slices.ContainsFunc(networks, func(nn v1alpha1.NodeNetwork) bool {
+		w := r.written[nn.Name]
+		return nn.UID == w.uid && nn.Generation < w.generation
+	})
 }
 
 // writePlans creates and changes the NodeNetworks whose plan is another now. A
@@ -129,6 +169,7 @@ func (r *planner) writePlans(ctx context.Context, p *plan.Plan, in plan.Input) e
 	group.SetLimit(writers)
 	names := p.Nodes()
 	errs := make([]error, len(names))
+	written := make([]version, len(names))
 	for i, name := range names {
 		spec, _ := p.Spec(name)
 		old := have[name]
@@ -136,32 +177,43 @@ func (r *planner) writePlans(ctx context.Context, p *plan.Plan, in plan.Input) e
 			continue
 		}
 		group.Go(func() error {
-			errs[i] = r.writePlan(ctx, name, old, &spec)
+			written[i], errs[i] = r.writePlan(ctx, name, old, &spec)
 			return nil
 		})
 	}
 	_ = group.Wait()
+	for i, name := range names {
+		if written[i] != (version{}) {
+			r.written[name] = written[i]
+		}
+	}
 	return errors.Join(errs...)
 }
 
-func (r *planner) writePlan(ctx context.Context, name string, old *v1alpha1.NodeNetwork, spec *v1alpha1.NodeNetworkSpec) error {
+// writePlan writes one plan and returns what came of it: nothing when somebody
+// else created or deleted it just now.
+func (r *planner) writePlan(ctx context.Context, name string, old *v1alpha1.NodeNetwork, spec *v1alpha1.NodeNetworkSpec) (version, error) {
 	// The client decodes answers into what it is given, and the spec shares memory
 	// with the cache.
 	if old == nil {
 		obj := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: *spec.DeepCopy()}
-		if err := r.client.Create(ctx, obj); err != nil && !apierrors.IsAlreadyExists(err) {
-			return fmt.Errorf("create the plan of node %s: %w", name, err)
+		if err := r.client.Create(ctx, obj); apierrors.IsAlreadyExists(err) {
+			return version{}, nil
+		} else if err != nil {
+			return version{}, fmt.Errorf("create the plan of node %s: %w", name, err)
 		}
 		log.FromContext(ctx).Info("node has a plan", "node", name, "sessions", len(spec.Sessions), "pools", len(spec.Pools))
-		return nil
+		return version{obj.UID, obj.Generation}, nil
 	}
 	obj := old.DeepCopy()
 	obj.Spec = *spec.DeepCopy()
-	if err := client.IgnoreNotFound(r.client.Patch(ctx, obj, client.MergeFrom(old))); err != nil {
-		return fmt.Errorf("change the plan of node %s: %w", name, err)
+	if err := r.client.Patch(ctx, obj, client.MergeFrom(old)); apierrors.IsNotFound(err) {
+		return version{}, nil
+	} else if err != nil {
+		return version{}, fmt.Errorf("change the plan of node %s: %w", name, err)
 	}
 	log.FromContext(ctx).Info("plan of node changed", "node", name, "sessions", len(spec.Sessions), "pools", len(spec.Pools))
-	return nil
+	return version{obj.UID, obj.Generation}, nil
 }
 
 // deletePlans deletes the NodeNetworks of nodes that are no more.
@@ -181,6 +233,7 @@ func (r *planner) deletePlans(ctx context.Context, in plan.Input) error {
 			errs = append(errs, fmt.Errorf("delete the plan of the deleted node %s: %w", nn.Name, err))
 			continue
 		}
+		delete(r.written, nn.Name)
 		log.FromContext(ctx).Info("plan of deleted node deleted", "node", nn.Name)
 	}
 	return errors.Join(errs...)
@@ -191,18 +244,34 @@ func (r *planner) writePools(ctx context.Context, p *plan.Plan, in plan.Input) e
 	for i := range in.Pools {
 		old := &in.Pools[i]
 		obj := old.DeepCopy()
-		cond := p.Pools[obj.Name]
-		cond.ObservedGeneration = obj.Generation
-		if !apimeta.SetStatusCondition(&obj.Status.Conditions, cond) {
+		conditions := p.Pools[obj.Name]
+		if !setConditions(&obj.Status.Conditions, conditions, obj.Generation) {
 			continue
 		}
 		if err := r.client.Status().Patch(ctx, obj, client.MergeFrom(old)); err != nil {
 			errs = appendFound(errs, err, "write the status of IPPool "+obj.Name)
 			continue
 		}
-		r.transition(obj, old.Status.Conditions, cond)
+		for _, cond := range conditions {
+			r.transition(obj, old.Status.Conditions, cond)
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// setConditions makes the conditions those that are wanted and no others, and
+// tells whether that changed anything.
+func setConditions(conditions *[]metav1.Condition, wanted []metav1.Condition, generation int64) bool {
+	before := len(*conditions)
+	*conditions = slices.DeleteFunc(*conditions, func(c metav1.Condition) bool {
+		return apimeta.FindStatusCondition(wanted, c.Type) == nil
+	})
+	changed := len(*conditions) != before
+	for _, cond := range wanted {
+		cond.ObservedGeneration = generation
+		changed = apimeta.SetStatusCondition(conditions, cond) || changed
+	}
+	return changed
 }
 
 func (r *planner) writePeers(ctx context.Context, p *plan.Plan, in plan.Input) error {
@@ -234,7 +303,10 @@ func (r *planner) transition(obj client.Object, before []metav1.Condition, now m
 	if old != nil && old.Status == now.Status && old.Reason == now.Reason {
 		return
 	}
-	if now.Status == metav1.ConditionTrue || now.Reason == plan.ReasonDisabled {
+	if old == nil && now.Reason == plan.ReasonApplied {
+		return // there was nothing before it
+	}
+	if now.Status == metav1.ConditionTrue || now.Reason == plan.ReasonDisabled || now.Reason == plan.ReasonWaitingForTunnels {
 		r.recorder.tell(obj, now.Reason, now.Message)
 		return
 	}
@@ -261,6 +333,18 @@ func (r *planner) report(p *plan.Plan, in plan.Input) {
 		}
 	}
 	r.problems = now
+}
+
+// logTopology logs what a change of the topology waits for, when that changes.
+func (r *planner) logTopology(ctx context.Context, p *plan.Plan) {
+	switch p.TopologyWaits {
+	case r.waits:
+	case "":
+		log.FromContext(ctx).Info("topology changed")
+	default:
+		log.FromContext(ctx).Info("topology is being changed: nodes have both until all are ready", "waiting", p.TopologyWaits)
+	}
+	r.waits = p.TopologyWaits
 }
 
 // appendFound adds an error with what was tried, unless it says that the object

@@ -20,14 +20,18 @@ type node struct {
 	name     string
 	labels   labels.Set
 	addrs    []netip.Addr // at most one of a family, IPv4 first
+	shown    []string     // the same in the API's form
 	routerID netip.Addr
 	external []v1alpha1.PlannedSession // sorted by name
 	before   *v1alpha1.NodeNetworkSpec // the plan so far, nil when there is none
+	report
 }
 
 // has tells whether the node has an address of the family of a.
-func (n *node) has(a netip.Addr) bool {
-	return slices.ContainsFunc(n.addrs, func(own netip.Addr) bool { return own.Is4() == a.Is4() })
+func (n *node) has(a netip.Addr) bool { return n.hasFamily(a.Is6()) }
+
+func (n *node) hasFamily(v6 bool) bool {
+	return slices.ContainsFunc(n.addrs, func(own netip.Addr) bool { return own.Is6() == v6 })
 }
 
 // reach returns the address under which n speaks with other: the first of
@@ -44,13 +48,17 @@ func (n *node) reach(other *node) (netip.Addr, bool) {
 // planNodes finds out which nodes get a plan, and their addresses and router
 // IDs. An address that two nodes claim belongs to the older one.
 func (p *Plan) planNodes(nodes []corev1.Node, networks []v1alpha1.NodeNetwork) {
-	before := make(map[string]*v1alpha1.NodeNetworkSpec, len(networks))
+	known := make(map[string]*v1alpha1.NodeNetwork, len(networks))
 	for i := range networks {
-		before[networks[i].Name] = &networks[i].Spec
+		known[networks[i].Name] = &networks[i]
 	}
 	owner := make(map[netip.Addr]string, len(nodes))
 	for _, obj := range byAge(nodes, func(n *corev1.Node) *metav1.ObjectMeta { return &n.ObjectMeta }) {
-		n := &node{name: obj.Name, labels: obj.Labels, before: before[obj.Name]}
+		nn := known[obj.Name]
+		n := &node{name: obj.Name, labels: obj.Labels, report: hear(obj, nn)}
+		if nn != nil {
+			n.before = &nn.Spec
+		}
 		addrs := internalIPs(obj)
 		if len(addrs) == 0 {
 			addrs = p.keepAddresses(n)
@@ -62,7 +70,7 @@ func (p *Plan) planNodes(nodes []corev1.Node, networks []v1alpha1.NodeNetwork) {
 				continue
 			}
 			owner[a] = n.name
-			n.addrs = append(n.addrs, a)
+			n.addrs, n.shown = append(n.addrs, a), append(n.shown, a.String())
 		}
 		if len(n.addrs) > 0 {
 			p.nodes = append(p.nodes, n)

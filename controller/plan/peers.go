@@ -57,6 +57,7 @@ func (p *Plan) planPeer(obj *v1alpha1.BGPPeer, rules map[string][]v1alpha1.BGPFi
 	matched, planned := 0, int32(0)
 	var conflicts []string
 	var rival string
+	reserved := nodeOf[addr] != "" && !p.meshed
 	for i, n := range p.nodes {
 		if selectorErr != nil && !hadPeer(n, obj.Name) || selectorErr == nil && !selector.Matches(n.labels) {
 			continue
@@ -81,6 +82,9 @@ func (p *Plan) planPeer(obj *v1alpha1.BGPPeer, rules map[string][]v1alpha1.BGPFi
 	case matched == 0:
 		cond = notReady(ReasonNoNodes, fmt.Sprintf(
 			"nodeSelector matches no node that has a plan and another address of the family of %s", addr))
+	case len(conflicts) > 0 && reserved:
+		cond = notReady(ReasonConflict, fmt.Sprintf(
+			"%s is the address of %s: the topology gives nodes no sessions with each other", addr, rival))
 	case len(conflicts) > 0:
 		cond = notReady(ReasonConflict, fmt.Sprintf(
 			"%s has a session with %s already on %s: a node has one session with an address, and the older one stays", rival, addr, names(conflicts)))

@@ -2,10 +2,16 @@
 // what each node is to do (the spec of its NodeNetwork) and what is wrong with
 // the configuration (the conditions of pools and peers).
 //
-//	Nodes ─┐                          ┌─▶ NodeNetworkSpec of each node
-//	BGPConfig, BGPPeers, BGPFilters ──┤
-//	IPPools, IPBlocks ────────────────┼─▶ Ready condition of each IPPool and BGPPeer
-//	NodeNetworks (the plan so far) ───┘─▶ Problems of nodes
+//	Nodes, NetworkConfig ───────────────────┬─▶ NodeNetworkSpec of each node
+//	BGPConfig, BGPPeers, BGPFilters ────────┤
+//	IPPools, IPBlocks ──────────────────────┼─▶ conditions of each IPPool and BGPPeer
+//	NodeNetworks (plan so far, and status) ─┴─▶ Problems of nodes
+//
+// Encapsulations and topologies are changed in steps: what is new is added, and
+// what is old goes when all nodes that count have reported the new. Which step
+// comes next follows from the plans so far and from the statuses alone, so that
+// it does not matter who planned before. A node counts when its agent was heard
+// of, its Node is ready as far as is said, and it is not being deleted.
 //
 // Invariants:
 //   - It is pure: the same input gives the same plan, whatever its order, and no
@@ -16,6 +22,9 @@
 //     carried out, the one that is in use, or else the older one, stays; a
 //     selector that can't be read leaves the nodes as they are; a node whose
 //     addresses vanish keeps those of its plan.
+//   - No step takes a way from packets between nodes that count: each has the
+//     tunnels of all encapsulations by which another may send, and each pair has
+//     a session, or the blocks from the API, or both.
 package plan
 
 import (
@@ -33,15 +42,16 @@ import (
 // Input is everything that a plan is made from.
 type Input struct {
 	Nodes    []corev1.Node
-	Config   *v1alpha1.BGPConfig // nil: the defaults
+	Config   *v1alpha1.BGPConfig     // nil: the defaults
+	Network  *v1alpha1.NetworkConfig // nil: the defaults
 	Peers    []v1alpha1.BGPPeer
 	Filters  []v1alpha1.BGPFilter
 	Pools    []v1alpha1.IPPool
 	Blocks   []v1alpha1.IPBlock
-	Networks []v1alpha1.NodeNetwork // as they are now
+	Networks []v1alpha1.NodeNetwork // as they are now: the plan so far, and what agents report
 }
 
-// Reasons of the Ready condition of pools and peers, and of Problems.
+// Reasons of the conditions of pools and peers, and of Problems.
 const (
 	ReasonReady          = "Ready"
 	ReasonDisabled       = "Disabled"       // the pool is switched off
@@ -52,6 +62,9 @@ const (
 	ReasonConflict       = "Conflict"       // another session has the peer's address
 	ReasonNoAddress      = "NoAddress"      // the node has no usable InternalIP
 	ReasonAddressInUse   = "AddressInUse"   // another node has the node's address
+
+	ReasonApplied           = "Applied"           // the plans have what the pool asks for
+	ReasonWaitingForTunnels = "WaitingForTunnels" // not all nodes have the tunnel yet
 )
 
 // DefaultMaxPrefixes is how many prefixes the other end of a session may send
@@ -66,18 +79,29 @@ const (
 
 // Plan is what every node is to do, and what is wrong.
 type Plan struct {
-	// Pools holds the Ready condition of each pool, by name, without times.
-	Pools map[string]metav1.Condition
+	// Pools holds the conditions of each pool, by name, without times: Ready and, for
+	// a pool in the plan, EncapsulationApplied.
+	Pools map[string][]metav1.Condition
 	// Peers holds the status of each peer, by name, its one condition without times.
 	Peers map[string]v1alpha1.BGPPeerStatus
 	// Problems holds what is wrong with nodes, sorted by node.
 	Problems []Problem
+	// Waiting tells whether a change goes on when nodes report that they are ready
+	// for it: until then, reports make no other plan.
+	Waiting bool
+	// TopologyWaits says what a change of the topology waits for; empty: for nothing.
+	TopologyWaits string
 
 	asn    int64
 	port   int32
 	config v1alpha1.BGPConfigSpec
 	nodes  []*node // that have a plan, sorted by name
 	pools  []*pool // in the plan, sorted by name
+
+	network *v1alpha1.NetworkConfigSpec
+	tunnels []v1alpha1.TunnelKind // of nodes with an IPv4 address
+	meshed  bool                  // nodes have sessions with each other
+	fromAPI bool                  // nodes route each other's blocks as the API tells
 }
 
 // Problem is something wrong with a node that its plan can't mend.
@@ -90,7 +114,7 @@ type Problem struct {
 // Make makes the plan.
 func Make(in Input) *Plan {
 	p := &Plan{
-		Pools: make(map[string]metav1.Condition, len(in.Pools)),
+		Pools: make(map[string][]metav1.Condition, len(in.Pools)),
 		Peers: make(map[string]v1alpha1.BGPPeerStatus, len(in.Peers)),
 		asn:   v1alpha1.DefaultASN,
 		port:  defaultPort,
@@ -100,8 +124,13 @@ func Make(in Input) *Plan {
 		p.asn = cmp.Or(p.config.ASNumber, p.asn)
 		p.port = cmp.Or(p.config.ListenPort, p.port)
 	}
+	if in.Network != nil {
+		p.network = &in.Network.Spec
+	}
 	p.planNodes(in.Nodes, in.Networks)
 	p.planPools(in.Pools, in.Blocks)
+	p.planEncapsulations()
+	p.planTopology()
 	p.planPeers(in.Peers, in.Filters)
 	return p
 }
@@ -116,7 +145,8 @@ func (p *Plan) Nodes() []string {
 }
 
 // Spec returns the plan of a node and whether it has one. It is made at each
-// call, so that the n² sessions of a mesh are never in memory at once.
+// call, so that the n² sessions of a mesh, or other nodes, are never in memory at
+// once.
 func (p *Plan) Spec(name string) (v1alpha1.NodeNetworkSpec, bool) {
 	i, ok := slices.BinarySearchFunc(p.nodes, name, func(n *node, name string) int {
 		return strings.Compare(n.name, name)
@@ -126,13 +156,19 @@ func (p *Plan) Spec(name string) (v1alpha1.NodeNetworkSpec, bool) {
 	}
 	n := p.nodes[i]
 	spec := v1alpha1.NodeNetworkSpec{
+		Addresses:  n.shown,
 		ASN:        p.asn,
 		RouterID:   n.routerID.String(),
 		ListenPort: p.port,
-		Sessions:   append(p.mesh(n), n.external...),
+		Tunnels:    p.tunnelsOf(n),
+		Network:    p.network,
+		Sessions:   n.external,
 	}
-	for _, a := range n.addrs {
-		spec.Addresses = append(spec.Addresses, a.String())
+	if p.meshed {
+		spec.Sessions = append(p.mesh(n), n.external...)
+	}
+	if p.fromAPI {
+		spec.BlocksFromAPI, spec.Nodes = true, p.others(n)
 	}
 	for _, pl := range p.pools {
 		spec.Pools = append(spec.Pools, pl.planned(n))

@@ -76,6 +76,9 @@ func readInput(t *testing.T, file string) Input {
 		case "BGPConfig":
 			config := decode[v1alpha1.BGPConfig](t, doc)
 			in.Config = &config
+		case "NetworkConfig":
+			config := decode[v1alpha1.NetworkConfig](t, doc)
+			in.Network = &config
 		case "BGPPeer":
 			in.Peers = append(in.Peers, decode[v1alpha1.BGPPeer](t, doc))
 		case "BGPFilter":
@@ -143,10 +146,13 @@ func render(t *testing.T, p *Plan, in Input) []byte {
 	}
 	usages := Usages(in.Pools, in.Blocks, in.Networks)
 	for _, o := range byAge(in.Pools, func(o *v1alpha1.IPPool) *metav1.ObjectMeta { return &o.ObjectMeta }) {
-		cond := p.Pools[o.Name]
+		var conditions []string
+		for _, c := range p.Pools[o.Name] {
+			conditions = append(conditions, c.Type+" "+line(c))
+		}
 		u := usages[o.Name]
 		write(object{Kind: "IPPool", Name: o.Name, Status: map[string]any{
-			"ready": line(cond), "blocks": u.Blocks, "capacity": u.Capacity, "allocated": u.Allocated, "summary": u.Summary,
+			"conditions": conditions, "blocks": u.Blocks, "capacity": u.Capacity, "allocated": u.Allocated, "summary": u.Summary,
 		}})
 	}
 	for _, o := range byAge(in.Peers, func(o *v1alpha1.BGPPeer) *metav1.ObjectMeta { return &o.ObjectMeta }) {
@@ -285,8 +291,48 @@ func TestCapacity(t *testing.T) {
 	}
 }
 
-// BenchmarkMake plans a mesh of 500 nodes in racks of 20, with two routers each.
+// BenchmarkMake plans 500 nodes in racks of 20, with two routers each: a mesh,
+// nodes without sessions, and nodes on their way from these to the mesh, where
+// each session is looked at.
 func BenchmarkMake(b *testing.B) {
+	none := &v1alpha1.BGPConfig{Spec: v1alpha1.BGPConfigSpec{Topology: v1alpha1.TopologyNone}}
+	b.Run("Mesh", func(b *testing.B) { benchmarkMake(b, largeInput()) })
+	b.Run("None", func(b *testing.B) {
+		in := largeInput()
+		in.Config = none
+		benchmarkMake(b, in)
+	})
+	b.Run("change", func(b *testing.B) {
+		in := largeInput()
+		p := Make(in)
+		for _, name := range p.Nodes() {
+			spec, _ := p.Spec(name)
+			spec.BlocksFromAPI = true
+			nn := v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name, Generation: 1}, Spec: spec}
+			nn.Status.ObservedGeneration = 1
+			for _, s := range spec.Sessions {
+				nn.Status.Sessions = append(nn.Status.Sessions, v1alpha1.SessionStatus{Kind: s.Kind, PeerAddress: s.PeerAddress, State: established})
+			}
+			in.Networks = append(in.Networks, nn)
+		}
+		benchmarkMake(b, in)
+	})
+}
+
+func benchmarkMake(b *testing.B, in Input) {
+	b.Helper()
+	b.ReportAllocs()
+	for b.Loop() {
+		p := Make(in)
+		for _, n := range p.Nodes() {
+			if _, ok := p.Spec(n); !ok {
+				b.Fatal("no spec")
+			}
+		}
+	}
+}
+
+func largeInput() Input {
 	var in Input
 	for i := range 500 {
 		in.Nodes = append(in.Nodes, corev1.Node{
@@ -303,12 +349,5 @@ func BenchmarkMake(b *testing.B) {
 			},
 		})
 	}
-	for b.Loop() {
-		p := Make(in)
-		for _, n := range p.Nodes() {
-			if _, ok := p.Spec(n); !ok {
-				b.Fatal("no spec")
-			}
-		}
-	}
+	return in
 }

@@ -21,6 +21,15 @@ type pool struct {
 	reserved  []netip.Prefix
 	nodes     labels.Selector
 	err       error // of a selector: the pool can't change what nodes do with it
+
+	// encapsulation is what the pool is planned with: what it asks for or, while
+	// nodes can't do that yet, what they have used so far.
+	encapsulation v1alpha1.Encapsulation
+}
+
+// wanted returns the encapsulation that the pool asks for.
+func (pl *pool) wanted() v1alpha1.Encapsulation {
+	return cmp.Or(pl.obj.Spec.Encapsulation, v1alpha1.EncapsulationNone)
 }
 
 // planPools decides which pools are in the plan. Of pools that overlap the one
@@ -30,7 +39,7 @@ func (p *Plan) planPools(objects []v1alpha1.IPPool, blocks []v1alpha1.IPBlock) {
 	for _, obj := range byAge(objects, func(o *v1alpha1.IPPool) *metav1.ObjectMeta { return &o.ObjectMeta }) {
 		pl, err := parsePool(obj)
 		if err != nil {
-			p.Pools[obj.Name] = notReady(ReasonInvalid, err.Error())
+			p.Pools[obj.Name] = []metav1.Condition{notReady(ReasonInvalid, err.Error())}
 			continue
 		}
 		pools = append(pools, pl)
@@ -42,12 +51,12 @@ func (p *Plan) planPools(objects []v1alpha1.IPPool, blocks []v1alpha1.IPBlock) {
 		i := slices.IndexFunc(p.pools, func(o *pool) bool { return o.cidr.Overlaps(pl.cidr) })
 		if i >= 0 {
 			other := p.pools[i]
-			p.Pools[pl.obj.Name] = notReady(ReasonOverlaps, fmt.Sprintf(
-				"%s overlaps %s of pool %s, which came first: delete one of the two", pl.cidr, other.cidr, other.obj.Name))
+			p.Pools[pl.obj.Name] = []metav1.Condition{notReady(ReasonOverlaps, fmt.Sprintf(
+				"%s overlaps %s of pool %s, which came first: delete one of the two", pl.cidr, other.cidr, other.obj.Name))}
 			continue
 		}
 		p.pools = append(p.pools, pl)
-		p.Pools[pl.obj.Name] = p.poolCondition(pl)
+		p.Pools[pl.obj.Name] = []metav1.Condition{p.poolCondition(pl)}
 	}
 	slices.SortFunc(p.pools, func(a, b *pool) int { return strings.Compare(a.obj.Name, b.obj.Name) })
 }
@@ -78,7 +87,7 @@ func (pl *pool) planned(n *node) v1alpha1.PlannedPool {
 		Name:              pl.obj.Name,
 		CIDR:              pl.cidr.String(),
 		BlockSize:         int32(pl.blockSize),
-		Encapsulation:     cmp.Or(pl.obj.Spec.Encapsulation, v1alpha1.EncapsulationNone),
+		Encapsulation:     pl.encapsulation,
 		NATOutgoing:       pl.obj.Spec.NATOutgoing,
 		NamespaceSelector: pl.obj.Spec.NamespaceSelector,
 	}

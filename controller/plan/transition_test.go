@@ -1,0 +1,212 @@
+package plan
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+)
+
+// The encapsulations of a pool of each family.
+func encapsulations() map[string][]v1alpha1.Encapsulation {
+	return map[string][]v1alpha1.Encapsulation{
+		"four": {"None", "IPIP", "IPIPCrossSubnet", "VXLAN", "VXLANCrossSubnet"},
+		"six":  {"None", "VXLAN", "VXLANCrossSubnet"},
+	}
+}
+
+// Whatever a person changes, in whatever order agents take plans and report,
+// with plans written in part and by a planner that sees old versions: a node
+// that counts all the time never sends to another such node by a tunnel that is
+// not there, and never is without a route to its blocks. When all has been
+// reported, everything is as wanted.
+func TestTransitionsTakeNothingAway(t *testing.T) {
+	for seed := range uint64(400) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		s := newSim(t)
+		steady := []string{"n1", "n2", "n3", "n4"}
+		s.addNode("n1", "10.0.0.1", "fd00::1")
+		s.addNode("n2", "10.0.0.2", "fd00::2")
+		s.addNode("n3", "10.0.0.3", "fd00::3")
+		s.addNode("n4", "10.0.0.4")
+		for i, name := range steady {
+			s.agents[name].blocks = []v1alpha1.BlockStatus{{CIDR: fmt.Sprintf("172.25.%d.0/26", i), Pool: "four"}}
+		}
+		s.pool("four").Spec.CIDR, s.pool("six").Spec.CIDR = "172.25.0.0/16", "fd00:25::/48"
+		s.wish(r)
+		s.settle()
+		var story []string
+		for range 800 {
+			story = append(story, s.random(r, steady))
+			if fault := s.fault(steady); fault != "" {
+				t.Fatalf("seed %d: %s after:\n  %s", seed, fault, strings.Join(story[max(0, len(story)-60):], "\n  "))
+			}
+		}
+		for _, n := range s.in.Nodes {
+			s.setReady(n.Name, corev1.ConditionTrue)
+			clear(s.agents[n.Name].fails)
+		}
+		p := s.settle()
+		if p.Waiting || p.TopologyWaits != "" {
+			t.Fatalf("seed %d: still waiting (%s) after:\n  %s", seed, strings.Join(s.show(p), "; "), strings.Join(story[max(0, len(story)-60):], "\n  "))
+		}
+		s.wantReached(p, seed)
+	}
+}
+
+// wish changes what is configured.
+func (s *sim) wish(r *rand.Rand) string {
+	s.setTopology([]v1alpha1.Topology{"Mesh", "None"}[r.IntN(2)])
+	text := "topology " + string(s.in.Config.Spec.Topology)
+	for _, name := range []string{"four", "six"} {
+		if choices := encapsulations()[name]; r.IntN(2) == 0 {
+			s.pool(name).Spec.Encapsulation = choices[r.IntN(len(choices))]
+			text += ", pool " + name + " " + string(s.pool(name).Spec.Encapsulation)
+		}
+	}
+	return text
+}
+
+// random does something that may happen to a cluster and says what. Nodes other
+// than the steady ones come, go and fail.
+func (s *sim) random(r *rand.Rand, steady []string) string {
+	node := s.in.Nodes[r.IntN(len(s.in.Nodes))].Name
+	other := s.in.Nodes[r.IntN(len(s.in.Nodes))].Name
+	isSteady := slices.Contains(steady, node)
+	switch n := r.IntN(40); {
+	case n == 0:
+		return s.wish(r)
+	case n == 1:
+		kind := []v1alpha1.TunnelKind{v1alpha1.TunnelIPIP, v1alpha1.TunnelVXLAN}[r.IntN(2)]
+		s.agents[node].fails[kind] = []string{"Failed", "no"}
+		return fmt.Sprintf("%s can't make %s", node, kind)
+	case n == 2:
+		clear(s.agents[node].fails)
+		return node + " can make tunnels"
+	case n == 3 && s.agents["x"] == nil:
+		s.addNode("x", "10.0.0.9", "fd00::9")
+		return "x joins"
+	case n == 4 && !isSteady:
+		s.removeNode(node)
+		return node + " leaves"
+	case n == 5 && !isSteady:
+		s.setReady(node, []corev1.ConditionStatus{corev1.ConditionTrue, corev1.ConditionFalse, corev1.ConditionUnknown}[r.IntN(3)])
+		return node + " changes readiness"
+	case n == 6 && !isSteady:
+		s.node(node).DeletionTimestamp = new(metav1.Unix(1e9, 0))
+		return node + " is being deleted"
+	case n == 7:
+		for _, n := range s.in.Nodes {
+			s.report(n.Name)
+			s.see(n.Name)
+		}
+		return "all report"
+	case n < 14:
+		s.take(node)
+		return node + " takes its plan"
+	case n < 22:
+		s.report(node)
+		return node + " reports"
+	case n < 26:
+		s.connect(node, other)
+		return node + " and " + other + " connect"
+	case n < 32:
+		if nn := s.networks[node]; nn != nil {
+			nn.seen += r.IntN(len(nn.versions) - nn.seen)
+		}
+		return "the planner learns of " + node
+	}
+	var written []string
+	s.pass(func(name string) bool {
+		if r.IntN(3) == 0 {
+			return false
+		}
+		written = append(written, name)
+		return true
+	})
+	return fmt.Sprintf("a pass writes %v", written)
+}
+
+// settle lets everybody do all that there is to do.
+func (s *sim) settle() *Plan {
+	for range 20 {
+		for name := range s.networks {
+			s.see(name)
+		}
+		p, wrote := s.pass(func(string) bool { return true })
+		for i := range s.in.Nodes {
+			s.take(s.in.Nodes[i].Name)
+		}
+		for i := range s.in.Nodes {
+			for j := range i {
+				s.connect(s.in.Nodes[i].Name, s.in.Nodes[j].Name)
+			}
+		}
+		reported := false
+		for name, n := range s.networks {
+			s.report(name)
+			reported = reported || n.seen != len(n.versions)-1
+		}
+		if !wrote && !reported {
+			return p
+		}
+	}
+	s.t.Fatal("the plan changes for ever")
+	return nil
+}
+
+// fault says which packets between the nodes would be lost; empty: none.
+func (s *sim) fault(nodes []string) string {
+	for _, from := range nodes {
+		a := s.agents[from]
+		for _, to := range nodes {
+			if from == to {
+				continue
+			}
+			if !a.spec.BlocksFromAPI && !s.up[ends(from, to)] {
+				return fmt.Sprintf("%s has no route to the blocks of %s", from, to)
+			}
+			b := s.agents[to]
+			for _, pl := range a.spec.Pools {
+				six := pl.Name == "six"
+				if six && (len(a.spec.Addresses) < 2 || len(b.spec.Addresses) < 2) || pl.Encapsulation.Tunnel() == "" {
+					continue
+				}
+				if device := pl.Encapsulation.Tunnel().Interface(six); !slices.Contains(b.devices, device) {
+					return fmt.Sprintf("%s sends pool %s by %s to %s, which has %v", from, pl.Name, pl.Encapsulation, to, b.devices)
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// wantReached checks that a plan is what is configured and no more.
+func (s *sim) wantReached(p *Plan, seed uint64) {
+	s.t.Helper()
+	none := s.in.Config.Spec.Topology == v1alpha1.TopologyNone
+	for _, name := range p.Nodes() {
+		spec, _ := p.Spec(name)
+		tunnels := map[v1alpha1.TunnelKind]bool{}
+		for _, pl := range spec.Pools {
+			if want := (&pool{obj: s.pool(pl.Name)}).wanted(); pl.Encapsulation != want {
+				s.t.Errorf("seed %d: %s has pool %s with %s, want %s", seed, name, pl.Name, pl.Encapsulation, want)
+			}
+			if k := pl.Encapsulation.Tunnel(); k != "" {
+				tunnels[k] = true
+			}
+		}
+		if len(spec.Tunnels) != len(tunnels) {
+			s.t.Errorf("seed %d: %s has the tunnels %v, want %v", seed, name, spec.Tunnels, tunnels)
+		}
+		if meshed := len(spec.Sessions) > 0; meshed == none || spec.BlocksFromAPI != none {
+			s.t.Errorf("seed %d: topology None %t, but %s has %d sessions, blocks from the API %t", seed, none, name, len(spec.Sessions), spec.BlocksFromAPI)
+		}
+	}
+}
