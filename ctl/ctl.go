@@ -72,8 +72,8 @@ func newCommand(env Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "godwitctl",
 		Short: "See what Godwit's network is doing",
-		Long: `godwitctl shows what Godwit's network is doing: its nodes, BGP sessions, blocks
-and pools. It reads the cluster's API and changes nothing.`,
+		Long: `godwitctl shows what Godwit's network is doing: its nodes, BGP sessions, blocks,
+pools and tunnels. It reads the cluster's API and changes nothing.`,
 		Example: `  godwitctl status                 everything on one screen
   godwitctl status -o json | jq '.sessions[] | select(.state != "Established")'
   godwitctl status --exit-code     exit with 2 when something is not well`,

@@ -103,6 +103,9 @@ func TestStatus(t *testing.T) {
 		{"unwell.txt", "unwell", false, nil, 0},
 		{"unwell.txt", "unwell", false, []string{"--exit-code"}, 2},
 		{"unwell.color.txt", "unwell", true, nil, 0},
+		{"tunnels.txt", "tunnels", false, nil, 0},
+		{"tunnels.color.txt", "tunnels", true, nil, 0},
+		{"tunnels.json", "tunnels", false, []string{"-o", "json", "--exit-code"}, 2},
 		{"unwell.json", "unwell", true, []string{"-o", "json", "--exit-code"}, 2},
 	}
 	for _, tt := range tests {

@@ -21,21 +21,28 @@ type Report struct {
 	Sessions []Session `json:"sessions"`
 	Blocks   []Block   `json:"blocks"`
 	Pools    []Pool    `json:"pools"`
+	Tunnels  []Tunnel  `json:"tunnels"`
 	// Problems are what a person should look at; none: all is well.
 	Problems []Problem `json:"problems"`
 }
 
 // Node is a node of the cluster.
 type Node struct {
-	Name         string      `json:"name"`
-	Addresses    []string    `json:"addresses"`
-	ASN          int64       `json:"asn"`
-	RouterID     string      `json:"routerID"`
-	Sessions     int         `json:"sessions"`    // planned
-	Established  int         `json:"established"` // of them
-	Blocks       int         `json:"blocks"`
-	Pods         int         `json:"pods"`
-	Routes       int         `json:"routes"` // learned and in the kernel
+	Name        string   `json:"name"`
+	Addresses   []string `json:"addresses"`
+	ASN         int64    `json:"asn"`
+	RouterID    string   `json:"routerID"`
+	Sessions    int      `json:"sessions"`    // planned
+	Established int      `json:"established"` // of them
+	Blocks      int      `json:"blocks"`
+	Pods        int      `json:"pods"`
+	Routes      int      `json:"routes"` // learned and in the kernel
+	MTU         int32    `json:"mtu"`    // of new pods; 0: not reported
+	// BlocksFromAPI tells whether the node is to route the blocks of others as the
+	// API tells, BlocksRouted whether it does so.
+	BlocksFromAPI bool `json:"blocksFromAPI"`
+	BlocksRouted  bool `json:"blocksRouted"`
+
 	Ready        bool        `json:"ready"`
 	Reason       string      `json:"reason"`
 	Message      string      `json:"message"`
@@ -76,15 +83,20 @@ type Block struct {
 type Pool struct {
 	Name          string `json:"name"`
 	CIDR          string `json:"cidr"`
-	Encapsulation string `json:"encapsulation"`
-	NATOutgoing   bool   `json:"natOutgoing"`
-	Blocks        int64  `json:"blocks"`   // claimed
-	Capacity      int64  `json:"capacity"` // blocks in all
-	Summary       string `json:"summary"`
-	Allocated     int64  `json:"allocated"` // addresses that pods hold
-	Ready         bool   `json:"ready"`
-	Reason        string `json:"reason"`
-	Message       string `json:"message"`
+	Encapsulation string `json:"encapsulation"` // as asked for
+	// PlannedEncapsulation is what the plans of nodes have: another one while a
+	// change waits for nodes, several while plans are being written, empty when no
+	// plan has the pool.
+	PlannedEncapsulation string `json:"plannedEncapsulation"`
+
+	NATOutgoing bool   `json:"natOutgoing"`
+	Blocks      int64  `json:"blocks"`   // claimed
+	Capacity    int64  `json:"capacity"` // blocks in all
+	Summary     string `json:"summary"`
+	Allocated   int64  `json:"allocated"` // addresses that pods hold
+	Ready       bool   `json:"ready"`
+	Reason      string `json:"reason"`
+	Message     string `json:"message"`
 }
 
 // Problem is something that is not well.
@@ -102,6 +114,8 @@ const (
 	reasonNotReported = "NotReported"
 	reasonNewPlan     = "PlanNotTaken"
 	reasonFailedRoute = "FailedRoute"
+	reasonNoTunnel    = "NoTunnel"
+	reasonNotRouted   = "BlocksNotRouted"
 	stateUnknown      = "Unknown"
 	stateEstablished  = "Established"
 )
@@ -117,7 +131,7 @@ type objects struct {
 
 // makeReport turns objects into what a person wants to know of them. It is pure.
 func makeReport(o objects) Report {
-	r := Report{Nodes: []Node{}, Sessions: []Session{}, Blocks: []Block{}, Pools: []Pool{}, Problems: []Problem{}}
+	r := Report{Nodes: []Node{}, Sessions: []Session{}, Blocks: []Block{}, Pools: []Pool{}, Tunnels: []Tunnel{}, Problems: []Problem{}}
 	planned := make(map[string]bool, len(o.networks))
 	for i := range o.networks {
 		planned[o.networks[i].Name] = true
@@ -129,8 +143,9 @@ func makeReport(o objects) Report {
 		}
 	}
 	r.addBlocks(o)
+	encapsulations := plannedEncapsulations(o.networks)
 	for i := range o.pools {
-		r.addPool(&o.pools[i])
+		r.addPool(&o.pools[i], encapsulations[o.pools[i].Name])
 	}
 	if len(o.pools) == 0 {
 		r.problem("Cluster", "", reasonNoPools, "there is no IPPool: pods get no addresses")
@@ -148,14 +163,19 @@ func makeReport(o objects) Report {
 func (r *Report) addNetwork(nn *v1alpha1.NodeNetwork) {
 	c := readyCondition(nn.Status.Conditions)
 	n := Node{
-		Name:         nn.Name,
-		Addresses:    append([]string{}, nn.Spec.Addresses...), // never null
-		ASN:          nn.Spec.ASN,
-		RouterID:     nn.Spec.RouterID,
-		Sessions:     len(nn.Spec.Sessions),
-		Blocks:       int(nn.Status.Summary.Blocks),
-		Pods:         int(nn.Status.Summary.Pods),
-		Routes:       int(nn.Status.Summary.Routes),
+		Name:      nn.Name,
+		Addresses: append([]string{}, nn.Spec.Addresses...), // never null
+		ASN:       nn.Spec.ASN,
+		RouterID:  nn.Spec.RouterID,
+		Sessions:  len(nn.Spec.Sessions),
+		Blocks:    int(nn.Status.Summary.Blocks),
+		Pods:      int(nn.Status.Summary.Pods),
+		Routes:    int(nn.Status.Summary.Routes),
+		MTU:       nn.Status.MTU,
+
+		BlocksFromAPI: nn.Spec.BlocksFromAPI,
+		BlocksRouted:  nn.Status.BlocksFromAPI,
+
 		Ready:        c.Status == metav1.ConditionTrue,
 		Reason:       c.Reason,
 		Message:      c.Message,
@@ -175,6 +195,7 @@ func (r *Report) addNetwork(nn *v1alpha1.NodeNetwork) {
 	}
 	r.Nodes = append(r.Nodes, n)
 	r.addNodeProblems(nn)
+	r.addTunnels(nn)
 }
 
 // session joins the plan of a session with what its node reports of it.
@@ -203,6 +224,9 @@ func (r *Report) addNodeProblems(nn *v1alpha1.NodeNetwork) {
 	}
 	for _, f := range nn.Status.FailedRoutes {
 		r.problem(kind, nn.Name, reasonFailedRoute, f.Destination+": "+f.Message)
+	}
+	if nn.Spec.BlocksFromAPI && !nn.Status.BlocksFromAPI {
+		r.problem(kind, nn.Name, reasonNotRouted, "the agent does not report that it routes the blocks of all other nodes as the API tells")
 	}
 	if nn.Status.ObservedGeneration != nn.Generation {
 		r.problem(kind, nn.Name, reasonNewPlan, fmt.Sprintf(
@@ -237,18 +261,42 @@ func (r *Report) addBlocks(o objects) {
 	}
 }
 
-func (r *Report) addPool(p *v1alpha1.IPPool) {
+// plannedEncapsulations returns the encapsulation of each pool, by name, in the
+// plans of nodes.
+func plannedEncapsulations(networks []v1alpha1.NodeNetwork) map[string]string {
+	found := make(map[string][]string)
+	for i := range networks {
+		for _, p := range networks[i].Spec.Pools {
+			if e := string(p.Encapsulation); !slices.Contains(found[p.Name], e) {
+				found[p.Name] = append(found[p.Name], e)
+			}
+		}
+	}
+	joined := make(map[string]string, len(found))
+	for name, list := range found {
+		slices.Sort(list)
+		joined[name] = strings.Join(list, ",")
+	}
+	return joined
+}
+
+func (r *Report) addPool(p *v1alpha1.IPPool, planned string) {
 	c := readyCondition(p.Status.Conditions)
 	r.Pools = append(r.Pools, Pool{
 		Name: p.Name, CIDR: p.Spec.CIDR,
-		Encapsulation: string(cmp.Or(p.Spec.Encapsulation, v1alpha1.EncapsulationNone)),
-		NATOutgoing:   p.Spec.NATOutgoing,
-		Blocks:        p.Status.Blocks, Capacity: p.Status.Capacity, Summary: p.Status.Summary,
+		Encapsulation:        string(cmp.Or(p.Spec.Encapsulation, v1alpha1.EncapsulationNone)),
+		PlannedEncapsulation: planned,
+
+		NATOutgoing: p.Spec.NATOutgoing,
+		Blocks:      p.Status.Blocks, Capacity: p.Status.Capacity, Summary: p.Status.Summary,
 		Allocated: p.Status.Allocated,
 		Ready:     c.Status == metav1.ConditionTrue, Reason: c.Reason, Message: c.Message,
 	})
 	if c.Status != metav1.ConditionTrue && !p.Spec.Disabled {
 		r.problem("IPPool", p.Name, c.Reason, c.Message)
+	}
+	if e := apimeta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionEncapsulationApplied); e != nil && e.Status != metav1.ConditionTrue {
+		r.problem("IPPool", p.Name, e.Reason, e.Message)
 	}
 }
 
@@ -262,6 +310,9 @@ func (r *Report) sort() {
 	slices.SortFunc(r.Sessions, func(a, b Session) int {
 		// Nodes before routers: the kinds happen to be in the other order.
 		return cmp.Or(strings.Compare(a.Node, b.Node), strings.Compare(b.Kind, a.Kind), strings.Compare(a.Peer, b.Peer))
+	})
+	slices.SortFunc(r.Tunnels, func(a, b Tunnel) int {
+		return cmp.Or(strings.Compare(a.Node, b.Node), strings.Compare(a.Interface, b.Interface))
 	})
 	slices.SortFunc(r.Blocks, func(a, b Block) int { return compareCIDRs(a.CIDR, b.CIDR) })
 	slices.SortStableFunc(r.Problems, func(a, b Problem) int {

@@ -27,8 +27,9 @@ type screen struct {
 func (s screen) print(r Report) error {
 	s.nodes(r)
 	s.sessions(r.Sessions)
-	s.blocks(r.Blocks)
+	s.blocks(r)
 	s.pools(r.Pools)
+	s.tunnels(r.Tunnels)
 	s.problems(r.Problems)
 	return s.err
 }
@@ -59,6 +60,7 @@ func (s *screen) nodes(r Report) {
 		{title: "BLOCKS", number: true},
 		{title: "PODS", number: true},
 		{title: "ROUTES", number: true},
+		{title: "MTU", number: true, optional: true},
 		{title: "STATUS"},
 		{title: "AGENT"},
 		{title: "AGE", number: true},
@@ -75,10 +77,14 @@ func (s *screen) nodes(r Report) {
 		if s.wide {
 			id = n.RouterID
 		}
+		mtu := ""
+		if s.wide || len(r.Tunnels) > 0 {
+			mtu = number(int64(n.MTU))
+		}
 		t.add(
 			text(n.Name), text(orDash(strings.Join(n.Addresses, ","))), text(orDash(number(n.ASN))), text(id),
 			state(n.Established == n.Sessions, fmt.Sprintf("%d/%d", n.Established, n.Sessions)),
-			text(n.Blocks), text(n.Pods), text(n.Routes), status, text(orDash(n.AgentVersion)), text(s.age(n.Created)),
+			text(n.Blocks), text(n.Pods), text(n.Routes), text(mtu), status, text(orDash(n.AgentVersion)), text(s.age(n.Created)),
 		)
 	}
 	s.section("Nodes", fmt.Sprintf("%d of %d ready, %d pods", ready, len(r.Nodes), pods), ready == len(r.Nodes), t)
@@ -121,7 +127,8 @@ func (s *screen) sessions(sessions []Session) {
 		established == len(sessions), t)
 }
 
-func (s *screen) blocks(blocks []Block) {
+func (s *screen) blocks(r Report) {
+	blocks := r.Blocks
 	t := table{columns: []column{
 		{title: "CIDR"},
 		{title: "POOL"},
@@ -144,8 +151,27 @@ func (s *screen) blocks(blocks []Block) {
 		}
 		t.add(text(b.CIDR), text(b.Pool), text(b.Node), allocated, text(b.Size))
 	}
-	s.section("Blocks", fmt.Sprintf("%d with %d addresses, %d in use%s", len(blocks), total, used, hint(hidden, "reported ones are")),
-		ok, t)
+	routed, route := s.routedFromAPI(r.Nodes)
+	s.section("Blocks", fmt.Sprintf("%d with %d addresses, %d in use%s%s", len(blocks), total, used, route, hint(hidden, "reported ones are")),
+		ok && routed, t)
+}
+
+// routedFromAPI says on how many nodes blocks are routed as the API tells, if they
+// are to be on any, and tells whether all of these do.
+func (s *screen) routedFromAPI(nodes []Node) (ok bool, text string) {
+	planned, routed := 0, 0
+	for _, n := range nodes {
+		if n.BlocksFromAPI {
+			planned++
+			if n.BlocksRouted {
+				routed++
+			}
+		}
+	}
+	if planned == 0 {
+		return true, ""
+	}
+	return routed == planned, fmt.Sprintf(", routed from the API on %d of %d nodes", routed, planned)
 }
 
 func (s *screen) pools(pools []Pool) {
@@ -170,13 +196,24 @@ func (s *screen) pools(pools []Pool) {
 		default:
 			ok = false
 		}
+		encap := encapsulation(p)
+		ok = ok && encap.paint != bad
 		nat := "no"
 		if p.NATOutgoing {
 			nat = "yes"
 		}
-		t.add(text(p.Name), text(p.CIDR), text(p.Encapsulation), text(nat), text(orDash(p.Summary)), text(p.Allocated), status)
+		t.add(text(p.Name), text(p.CIDR), encap, text(nat), text(orDash(p.Summary)), text(p.Allocated), status)
 	}
 	s.section("Pools", fmt.Sprintf("%d of %d ready", ready, len(pools)), ok, t)
+}
+
+// encapsulation shows what a pool's packets are put into and, while that is
+// changed, what they will be.
+func encapsulation(p Pool) cell {
+	if p.PlannedEncapsulation == "" || p.PlannedEncapsulation == p.Encapsulation {
+		return text(p.Encapsulation)
+	}
+	return cell{p.PlannedEncapsulation + " → " + p.Encapsulation, bad}
 }
 
 func (s *screen) problems(problems []Problem) {

@@ -29,10 +29,10 @@ func statusCommand(env Env, access *access) *cobra.Command {
 	var o statusOptions
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show nodes, BGP sessions, blocks and pools on one screen",
-		Long: `Show nodes, BGP sessions, blocks and pools on one screen, as the cluster's API
-has them: what the nodes' agents report, a moment old. Tables that would not fit
-on a screen show what is not in order; --all shows every line.`,
+		Short: "Show nodes, BGP sessions, blocks, pools and tunnels on one screen",
+		Long: `Show nodes, BGP sessions, blocks, pools and tunnels on one screen, as the
+cluster's API has them: what the nodes' agents report, a moment old. Tables that
+would not fit on a screen show what is not in order; --all shows every line.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			show, err := o.printer(env)
