@@ -34,6 +34,7 @@ import (
 	"github.com/godwit-net/godwit/ipam"
 	"github.com/godwit-net/godwit/nat"
 	"github.com/godwit-net/godwit/routes"
+	"github.com/godwit-net/godwit/tunnel"
 )
 
 // Options are what an agent needs. All fields but CNIConfig are required.
@@ -59,19 +60,21 @@ type Agent struct {
 	log *slog.Logger
 
 	table      *routes.Table
+	tunnels    *tunnel.Table
 	masquerade *nat.Table
 	addresses  *ipam.Node
 	server     *cni.Server
 	speaker    bgp.Speaker
 	learned    *learned
+	underlay   *underlay
 	passwords  *passwords
+	remote     *remoteBlocks
 	namespaces *namespaces
 
 	plans  chan plan         // the newest from the API; holds at most one
 	blocks chan []ipam.Block // the node's, as listed in the API
 
 	state nodeState
-	mtu   mtuMemory
 }
 
 // plan is a plan with the generation of the object that it came in.
@@ -87,6 +90,10 @@ type nodeState struct {
 	desired     desired
 	blocksKnown bool
 	problems    []error
+	observed    int64           // generation of the last plan of which all is done that can be; 0: none yet
+	tunnels     []tunnel.Status // of the tunnels that are there
+	tunnelErr   error           // what is wrong with them as a whole
+	remote      bool            // blocks of other nodes are routed as the API tells
 }
 
 func (s *nodeState) choices() []poolChoice {
@@ -101,7 +108,9 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	a := &Agent{
 		o:          o,
 		log:        o.Log,
+		underlay:   newUnderlay(o.Log.With("part", "underlay")),
 		passwords:  newPasswords(o.Client, o.Namespace),
+		remote:     newRemoteBlocks(o.Client),
 		namespaces: newNamespaces(o.Client),
 		plans:      make(chan plan, 1),
 		blocks:     make(chan []ipam.Block, 1),
@@ -115,11 +124,11 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := forwarding(); err != nil {
-		return nil, err
-	}
 	if a.table, err = routes.Open(routes.Options{Log: o.Log.With("part", "routes")}); err != nil {
 		return nil, fmt.Errorf("open the route table: %w", err)
+	}
+	if a.tunnels, err = tunnel.Open(tunnel.Options{Log: o.Log.With("part", "tunnel")}); err != nil {
+		return nil, fmt.Errorf("open the tunnels: %w", err)
 	}
 	if a.masquerade, err = nat.Open(); err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
@@ -133,7 +142,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the address records: %w", err)
 	}
-	a.learned = newLearned(a.table)
+	a.learned = newLearned(a.table, a.tunnels, o.Log)
 	if a.speaker, err = o.NewSpeaker(a.learned, restarting); err != nil {
 		return nil, fmt.Errorf("make the BGP speaker: %w", err)
 	}
@@ -197,12 +206,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	leave := context.WithoutCancel(ctx)
 	g.Go(func() error { return a.table.Run(ctx) })
+	g.Go(func() error { return a.tunnels.Run(ctx) })
+	g.Go(func() error { a.underlay.watch(ctx); return nil })
 	g.Go(func() error { return a.server.Serve(ctx, listener) })
 	g.Go(func() error { a.watchPlan(ctx); return nil })
 	g.Go(func() error { a.listBlocks(ctx); return nil })
 	g.Go(func() error { a.report(ctx); return nil })
 	g.Go(func() error {
 		defer a.passwords.wait()
+		defer a.remote.wait()
 		return a.loop(ctx, g, socket)
 	})
 	err = g.Wait()
@@ -215,6 +227,7 @@ func (a *Agent) stop(ctx context.Context) error {
 	return errors.Join(
 		a.speaker.Stop(ctx, bgp.StopRestart),
 		a.masquerade.Close(),
+		a.tunnels.Close(),
 		a.table.Close(),
 	)
 }
@@ -266,21 +279,6 @@ func (a *Agent) ready() error {
 	return nil
 }
 
-// podMTU is the MTU of a pod's interface: that of the interface which holds the
-// node's address.
-func (a *Agent) podMTU() int {
-	a.state.mu.Lock()
-	want := a.state.desired.addresses
-	a.state.mu.Unlock()
-	return a.mtu.get(func() int {
-		found, err := findAddresses(want)
-		if err != nil || len(found) == 0 {
-			return 0
-		}
-		return int(found[0].MTU)
-	})
-}
-
 // report writes the node's status, as long as ctx lasts.
 func (a *Agent) report(ctx context.Context) {
 	w := newStatusWriter(a.o.Client, a.o.Node)
@@ -311,13 +309,17 @@ func (a *Agent) report(ctx context.Context) {
 func (a *Agent) observe(ctx context.Context) (*observation, bool) {
 	o := &observation{version: a.o.Version, notReady: a.ready()}
 	a.state.mu.Lock()
-	p, want := a.state.plan, a.state.desired.addresses
+	generation, want := a.state.observed, a.state.desired.addresses
 	o.problems = append(o.problems, a.state.problems...)
+	o.desired, o.tunnels, o.tunnelErr, o.remote = a.state.desired, a.state.tunnels, a.state.tunnelErr, a.state.remote
 	a.state.mu.Unlock()
-	if p == nil {
-		return nil, false // no object to report to
+	// Until a plan was carried out what an earlier life of the agent reported stands:
+	// the controller must not take the node for one that has no routes yet.
+	if generation == 0 {
+		return nil, false
 	}
-	o.generation = p.generation
+	o.generation = generation
+	o.mtu = a.poolMTU(&o.desired)
 	var err error
 	if o.addresses, err = findAddresses(want); err != nil {
 		o.problems = append(o.problems, err)

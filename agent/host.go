@@ -7,10 +7,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
-	"sync"
 	"syscall"
-	"time"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
 )
@@ -67,38 +66,55 @@ func interfaceAddress(m syscall.NetlinkMessage) (p netip.Prefix, link int) {
 	return netip.PrefixFrom(local, int(m.Data[1])), int(binary.NativeEndian.Uint32(m.Data[4:]))
 }
 
-// forwarding makes the node a router, without which no pod reaches another.
-func forwarding() error {
-	const path = "/proc/sys/net/ipv4/ip_forward"
-	have, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", path, err)
+// Where the kernel keeps whether it forwards, and what a node does with router
+// advertisements (RFC 4861).
+const (
+	forwarding4   = "/proc/sys/net/ipv4/ip_forward"
+	forwarding6   = "/proc/sys/net/ipv6/conf/all/forwarding"
+	advertisement = "/proc/sys/net/ipv6/conf/*/accept_ra"
+)
+
+// forwarding makes the node a router for the families of its pools, without
+// which no pod reaches another.
+func forwarding(d *desired) error {
+	var v4, v6 bool
+	for _, p := range d.ranges {
+		v4, v6 = v4 || p.Addr().Is4(), v6 || p.Addr().Is6()
 	}
-	if string(bytes.TrimSpace(have)) == "1" {
+	if v4 {
+		if err := setSysctl(forwarding4, "0", "1"); err != nil {
+			return fmt.Errorf("turn on IPv4 forwarding, without which no pod reaches another (sysctl net.ipv4.ip_forward=1): %w", err)
+		}
+	}
+	if !v6 {
 		return nil
 	}
-	if err := os.WriteFile(path, []byte("1\n"), 0o644); err != nil { // #nosec G306 -- a sysctl
-		return fmt.Errorf("turn on IPv4 forwarding, without which no pod reaches another (sysctl net.ipv4.ip_forward=1): %w", err)
+	// A host that forwards IPv6 ignores router advertisements unless it is told
+	// otherwise, and would lose the default route that it may have from one.
+	if on, err := isSysctl(forwarding6, "0"); err != nil || on {
+		links, _ := filepath.Glob(advertisement)
+		for _, path := range links {
+			if link := filepath.Base(filepath.Dir(path)); link != "all" && link != "default" {
+				_ = setSysctl(path, "1", "2") // the link may be gone
+			}
+		}
+	}
+	if err := setSysctl(forwarding6, "0", "1"); err != nil {
+		return fmt.Errorf("turn on IPv6 forwarding, without which no pod reaches another (sysctl net.ipv6.conf.all.forwarding=1): %w", err)
 	}
 	return nil
 }
 
-// mtuKept is for how long the MTU of the node's interface is taken to be what
-// it was: pods that come at once share one look at it.
-const mtuKept = 5 * time.Second
-
-// mtuMemory remembers the MTU that was found last.
-type mtuMemory struct {
-	mu    sync.Mutex
-	value int
-	until time.Time
+func isSysctl(path, value string) (bool, error) {
+	have, err := os.ReadFile(path) // #nosec G304 -- a sysctl
+	return err == nil && string(bytes.TrimSpace(have)) == value, err
 }
 
-func (m *mtuMemory) get(find func() int) int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if now := time.Now(); m.value == 0 || now.After(m.until) {
-		m.value, m.until = find(), now.Add(mtuKept)
+// setSysctl changes a sysctl that has a certain value, and no other, to another
+// value.
+func setSysctl(path, from, to string) error {
+	if is, err := isSysctl(path, from); err != nil || !is {
+		return err
 	}
-	return m.value
+	return os.WriteFile(path, []byte(to+"\n"), 0o644) // #nosec G306 -- a sysctl
 }

@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"log/slog"
+	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +20,11 @@ type routeTable interface {
 	Synced(c routes.Class)
 }
 
+// peerAdder takes the addresses of nodes behind tunnels; *tunnel.Table is one.
+type peerAdder interface {
+	AddPeers(peers []netip.Addr) error
+}
+
 // What is learned of nodes waits until nothing has been learned for quiet, or
 // for atMost: routes come first, and a table of thousands that comes in is one
 // change for the masquerade rules.
@@ -25,19 +33,23 @@ const (
 	atMost = 2 * time.Second
 )
 
-// learned is the speaker's sink: it hands routes on to the table at once, and
-// remembers which addresses are nodes, as those behind which nodes have blocks.
-// No list of all nodes is needed for that.
+// learned is the speaker's sink: it hands routes on to the table at once, each
+// with its encapsulation, and remembers which addresses are nodes, as those
+// behind which nodes have blocks. No list of all nodes is needed for that.
 type learned struct {
 	table   routeTable
+	tunnels peerAdder
+	log     *slog.Logger
 	changed chan struct{} // the set of nodes changed; holds at most one
 	settled *time.Timer   // runs while there is something pending
 
-	mu       sync.Mutex
-	pending  []batch                       // not yet in the fields below
-	since    time.Time                     // when the first of pending came
-	byPrefix map[netip.Prefix][]netip.Addr // next hops of nodes' blocks
-	nodes    map[netip.Addr]int            // how many blocks are behind each
+	mu      sync.Mutex
+	encap   *encapsulation
+	peers   map[netip.Addr]bool        // that tunnels were told of
+	pending []batch                    // not yet in the fields below
+	since   time.Time                  // when the first of pending came
+	known   map[netip.Prefix]bgp.Route // all that is learned
+	nodes   map[netip.Addr]int         // how many blocks are behind each
 }
 
 // batch is what the speaker told at once.
@@ -46,12 +58,16 @@ type batch struct {
 	gone    []netip.Prefix
 }
 
-func newLearned(table routeTable) *learned {
+func newLearned(table routeTable, tunnels peerAdder, log *slog.Logger) *learned {
 	l := &learned{
-		table:    table,
-		changed:  make(chan struct{}, 1),
-		byPrefix: map[netip.Prefix][]netip.Addr{},
-		nodes:    map[netip.Addr]int{},
+		table:   table,
+		tunnels: tunnels,
+		log:     log,
+		changed: make(chan struct{}, 1),
+		encap:   &encapsulation{},
+		peers:   map[netip.Addr]bool{},
+		known:   map[netip.Prefix]bgp.Route{},
+		nodes:   map[netip.Addr]int{},
 	}
 	l.settled = time.AfterFunc(atMost, l.settle)
 	return l
@@ -59,23 +75,10 @@ func newLearned(table routeTable) *learned {
 
 // Learned implements bgp.Sink.
 func (l *learned) Learned(changed []bgp.Route, gone []netip.Prefix) {
-	total := 0
-	for _, r := range changed {
-		total += len(r.NextHops)
-	}
-	put := make([]routes.Route, len(changed))
-	all := make([]routes.NextHop, 0, total)
-	for i, r := range changed {
-		first := len(all)
-		for _, a := range r.NextHops {
-			all = append(all, routes.NextHop{Gateway: a.WithZone(""), Link: a.Zone()})
-		}
-		put[i] = routes.Route{Dst: r.Prefix, NextHops: all[first:len(all):len(all)]}
-	}
-	l.table.Update(routes.ClassLearned, put, gone)
-
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.table.Update(routes.ClassLearned, l.routes(changed), gone)
+
 	now := time.Now()
 	if len(l.pending) == 0 {
 		l.since = now
@@ -84,10 +87,83 @@ func (l *learned) Learned(changed []bgp.Route, gone []netip.Prefix) {
 	l.settled.Reset(min(quiet, l.since.Add(atMost).Sub(now)))
 }
 
+// routes puts what was learned into the kernel's terms. The nodes that it leads
+// to by tunnels are made known to these first, so that no packet finds a route
+// but not the node. The lock is held.
+func (l *learned) routes(learned []bgp.Route) []routes.Route {
+	total := 0
+	for _, r := range learned {
+		total += len(r.NextHops)
+	}
+	out := make([]routes.Route, len(learned))
+	all := make([]routes.NextHop, 0, total)
+	var peers []netip.Addr
+	for i, r := range learned {
+		first := len(all)
+		all = l.encap.appendNextHops(all, r)
+		for j, h := range all[first:] {
+			if h.OnLink && !l.peers[r.NextHops[j]] {
+				l.peers[r.NextHops[j]] = true
+				peers = append(peers, r.NextHops[j])
+			}
+		}
+		out[i] = routes.Route{Dst: r.Prefix, NextHops: all[first:len(all):len(all)]}
+	}
+	if len(peers) > 0 {
+		if err := l.tunnels.AddPeers(peers); err != nil {
+			// The next pass tries again, and reports what is the matter.
+			l.log.Warn("can't make nodes known to the tunnels yet", "nodes", len(peers), "error", err)
+		}
+	}
+	return out
+}
+
+// setEncapsulation makes routes go as e says from now on, those that are there
+// included: each is replaced, in one message.
+func (l *learned) setEncapsulation(e *encapsulation) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if reflect.DeepEqual(e, l.encap) {
+		return
+	}
+	l.encap = e
+	l.takePending()
+	if len(l.known) == 0 {
+		return
+	}
+	l.table.Set(routes.ClassLearned, l.routes(slices.Collect(maps.Values(l.known))))
+}
+
+// encapsulation returns how routes go now.
+func (l *learned) encapsulation() *encapsulation {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.encap
+}
+
+// withNodes calls f with the nodes that have blocks, while no other comes: f may
+// make them the whole of what tunnels know.
+func (l *learned) withNodes(f func(nodes []netip.Addr) []netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.takePending()
+	peers := f(l.sortedNodes())
+	clear(l.peers)
+	for _, a := range peers {
+		l.peers[a] = true
+	}
+}
+
 // settle takes in what is pending.
 func (l *learned) settle() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.takePending()
+}
+
+// takePending takes in what is pending, and tells if the nodes are others now.
+// The lock is held.
+func (l *learned) takePending() {
 	differs := false
 	for _, b := range l.pending {
 		differs = l.note(b.changed, b.gone) || differs
@@ -101,20 +177,22 @@ func (l *learned) settle() {
 // InSync implements bgp.Sink.
 func (l *learned) InSync() { l.table.Synced(routes.ClassLearned) }
 
-// note keeps the set of nodes and reports whether it changed. The lock is held.
+// note keeps what is known and reports whether the set of nodes changed. The
+// lock is held.
 func (l *learned) note(changed []bgp.Route, gone []netip.Prefix) bool {
 	differs := false
 	drop := func(p netip.Prefix) {
-		for _, a := range l.byPrefix[p] {
-			if l.nodes[a]--; l.nodes[a] == 0 {
-				delete(l.nodes, a)
-				differs = true
+		if old := l.known[p]; old.FromNode {
+			for _, a := range old.NextHops {
+				if l.nodes[a]--; l.nodes[a] == 0 {
+					delete(l.nodes, a)
+					differs = true
+				}
 			}
 		}
-		delete(l.byPrefix, p)
 	}
 	for _, r := range changed {
-		if r.FromNode && slices.Equal(l.byPrefix[r.Prefix], r.NextHops) {
+		if old := l.known[r.Prefix]; r.FromNode && old.FromNode && slices.Equal(old.NextHops, r.NextHops) {
 			continue
 		}
 		// The new ones are counted before the old ones are dropped, so that a node in
@@ -127,12 +205,11 @@ func (l *learned) note(changed []bgp.Route, gone []netip.Prefix) bool {
 			}
 		}
 		drop(r.Prefix)
-		if r.FromNode {
-			l.byPrefix[r.Prefix] = r.NextHops
-		}
+		l.known[r.Prefix] = r
 	}
 	for _, p := range gone {
 		drop(p)
+		delete(l.known, p)
 	}
 	return differs
 }
@@ -142,12 +219,11 @@ func (l *learned) note(changed []bgp.Route, gone []netip.Prefix) bool {
 func (l *learned) nodeAddresses() []netip.Addr {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out := make([]netip.Addr, 0, len(l.nodes))
-	for a := range l.nodes {
-		out = append(out, a)
-	}
-	slices.SortFunc(out, netip.Addr.Compare)
-	return out
+	return l.sortedNodes()
+}
+
+func (l *learned) sortedNodes() []netip.Addr {
+	return slices.SortedFunc(maps.Keys(l.nodes), netip.Addr.Compare)
 }
 
 // signal wakes whoever waits for c, if it is not to be woken already.

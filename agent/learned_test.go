@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"testing"
@@ -18,7 +19,15 @@ import (
 type noteTable struct{ notes []string }
 
 func (n *noteTable) Set(c routes.Class, desired []routes.Route) {
-	n.notes = append(n.notes, fmt.Sprintf("set %d: %d", c, len(desired)))
+	n.notes = append(n.notes, fmt.Sprintf("set %v to", c))
+	slices.SortFunc(desired, func(a, b routes.Route) int { return a.Dst.Compare(b.Dst) })
+	n.Update(c, desired, nil)
+}
+
+// AddPeers implements peerAdder.
+func (n *noteTable) AddPeers(peers []netip.Addr) error {
+	n.notes = append(n.notes, fmt.Sprint("peers ", peers))
+	return nil
 }
 
 func (n *noteTable) Update(_ routes.Class, put []routes.Route, remove []netip.Prefix) {
@@ -28,6 +37,9 @@ func (n *noteTable) Update(_ routes.Class, put []routes.Route, remove []netip.Pr
 			line += " via " + h.Gateway.String()
 			if h.Link != "" {
 				line += " dev " + h.Link
+			}
+			if h.OnLink {
+				line += " onlink"
 			}
 		}
 		n.notes = append(n.notes, line)
@@ -49,7 +61,7 @@ func route(prefix string, node bool, via ...string) bgp.Route {
 
 func TestLearnedRoutesGoToTheTable(t *testing.T) {
 	var table noteTable
-	l := newLearned(&table)
+	l := newLearned(&table, &table, slog.New(slog.DiscardHandler))
 	l.Learned([]bgp.Route{
 		route("172.25.0.192/26", true, "10.211.55.116"),
 		route("192.168.200.0/24", false, "10.211.55.1", "10.211.55.2"),
@@ -69,7 +81,7 @@ func TestLearnedRoutesGoToTheTable(t *testing.T) {
 }
 
 func TestNodesAreKnownByTheirBlocks(t *testing.T) {
-	l := newLearned(&noteTable{})
+	l := newLearned(&noteTable{}, &noteTable{}, slog.New(slog.DiscardHandler))
 	gone := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
 	for i, step := range []struct {
 		put    []bgp.Route
@@ -86,6 +98,7 @@ func TestNodesAreKnownByTheirBlocks(t *testing.T) {
 		{put: []bgp.Route{route("172.25.2.0/26", true, "10.0.0.2")}, want: "[10.0.0.2]", signal: true},
 		{gone: gone("172.25.2.0/26"), want: "[]", signal: true},
 		{gone: gone("172.25.2.0/26"), want: "[]"},
+		{gone: gone("192.168.1.0/24"), want: "[]"},
 	} {
 		l.Learned(step.put, step.gone)
 		l.settle()
@@ -99,8 +112,8 @@ func TestNodesAreKnownByTheirBlocks(t *testing.T) {
 			<-l.changed
 		}
 	}
-	if !slices.Equal(l.nodeAddresses(), []netip.Addr{}) || len(l.byPrefix) != 0 {
-		t.Errorf("something is left: %v", l.byPrefix)
+	if !slices.Equal(l.nodeAddresses(), []netip.Addr{}) || len(l.known) != 0 {
+		t.Errorf("something is left: %v", l.known)
 	}
 }
 
@@ -109,7 +122,7 @@ func TestNodesAreKnownByTheirBlocks(t *testing.T) {
 func TestNodesAreToldWhenItIsQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var table noteTable
-		l := newLearned(&table)
+		l := newLearned(&table, &table, slog.New(slog.DiscardHandler))
 		told := []time.Duration{}
 		begin := time.Now()
 		for i := range 60 {

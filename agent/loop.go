@@ -16,12 +16,14 @@ import (
 	"github.com/godwit-net/godwit/ipam"
 	"github.com/godwit-net/godwit/nat"
 	"github.com/godwit-net/godwit/routes"
+	"github.com/godwit-net/godwit/tunnel"
 )
 
 const (
-	passInterval  = 30 * time.Second // between passes when nothing happens: heals what was changed by hand
-	retryInterval = 2 * time.Second  // after a pass with problems
-	passwordWait  = 5 * time.Second  // how long the first pass waits for passwords
+	passInterval  = 30 * time.Second       // between passes when nothing happens: heals what was changed by hand
+	retryInterval = 2 * time.Second        // after a pass with problems
+	settleWait    = 200 * time.Millisecond // after a pass whose routes are not all in the kernel yet
+	passwordWait  = 5 * time.Second        // how long the first pass waits for passwords
 )
 
 // loop makes a pass at every event, until ctx ends.
@@ -43,28 +45,30 @@ func (a *Agent) loop(ctx context.Context, g *errgroup.Group, socket string) erro
 		case <-a.addresses.BlocksChanged():
 		case <-a.passwords.changed:
 		case <-a.learned.changed:
+		case <-a.underlay.changed:
+		case <-a.tunnels.Changed():
+		case <-a.remote.changed:
 		case <-timer.C:
 		}
-		if w.pass(ctx) {
-			timer.Reset(passInterval)
-		} else {
-			timer.Reset(retryInterval)
-		}
+		timer.Reset(w.pass(ctx))
 	}
 }
 
 // worker is the loop's own state.
 type worker struct {
 	*Agent
-	group   *errgroup.Group
-	socket  string
-	began   time.Time
-	passed  bool           // a pass was made
-	claims  bool           // ipam runs
-	routed  []netip.Prefix // own blocks, as last given to the route table
-	saved   checkpoint
-	problem []error // of the plan itself
-	told    string  // problems as last logged
+	group                  *errgroup.Group
+	socket                 string
+	began                  time.Time
+	passed                 bool            // a pass was made
+	claims                 bool            // ipam runs
+	routed                 []netip.Prefix  // own blocks, as last given to the route table
+	devices                []tunnel.Device // as last asked for
+	tunnelsFail            bool            // not all of them are as asked for
+	remotely, remoteSynced bool            // the remote class is in use; it was said to be complete
+	saved                  checkpoint
+	problem                []error // of the plan itself
+	told                   string  // problems as last logged
 }
 
 func (w *worker) loadCheckpoint(ctx context.Context) error {
@@ -101,17 +105,17 @@ func (w *worker) takeBlocks(blocks []ipam.Block) {
 	w.state.mu.Unlock()
 }
 
-// pass carries the plan out and reports whether it could do so in full. Without
-// a plan and the node's blocks it does nothing: announcing some of the blocks
-// would withdraw the others.
-func (w *worker) pass(ctx context.Context) bool {
+// pass carries the plan out and returns how long to wait for the next pass if
+// nothing happens. Without a plan and the node's blocks it does nothing:
+// announcing some of the blocks would withdraw the others.
+func (w *worker) pass(ctx context.Context) time.Duration {
 	if w.ready() != nil {
-		return true
+		return passInterval
 	}
 	// The speaker tells the peers of its first configuration that it restarts and
 	// still forwards; those with passwords must be among them.
 	if !w.passed && w.passwords.pending() && time.Since(w.began) < passwordWait {
-		return false
+		return retryInterval
 	}
 	w.passed = true
 	if !w.claims {
@@ -124,9 +128,15 @@ func (w *worker) pass(ctx context.Context) bool {
 	blocks := w.addresses.Blocks()
 
 	problems := slices.Clone(w.problem)
+	if err := forwarding(&d); err != nil {
+		problems = append(problems, err)
+	}
+	encapsulated, troubles := w.encapsulate(ctx, &d, blocks)
+	problems = append(problems, troubles...)
+	w.routeRemote(ctx, &d)
 	problems = append(problems, w.speak(ctx, d, blocks)...)
 	w.routeBlocks(blocks)
-	if err := w.masquerade.Set(ctx, nat.Rules{Masquerade: d.natted, Exempt: w.exempt(d)}); err != nil {
+	if err := w.masquerade.Set(ctx, w.natRules(&d)); err != nil {
 		problems = append(problems, fmt.Errorf("masquerade: %w", err))
 	}
 	if err := w.save(p, blocks); err != nil {
@@ -136,8 +146,18 @@ func (w *worker) pass(ctx context.Context) bool {
 		problems = append(problems, err)
 	}
 
+	// The controller goes on with a change when all nodes have observed its step: only
+	// then does no packet go any more as it went before.
+	settled := w.table.Status().Pending == 0
+	if settled {
+		w.dropTunnels(ctx, &d)
+	}
 	w.state.mu.Lock()
 	w.state.problems = problems
+	w.state.remote = w.remotely
+	if settled && encapsulated {
+		w.state.observed = p.generation
+	}
 	w.state.mu.Unlock()
 	if now := joined(problems); now != w.told {
 		if w.told = now; now != "" {
@@ -146,7 +166,13 @@ func (w *worker) pass(ctx context.Context) bool {
 			w.log.Info("the plan is carried out in full")
 		}
 	}
-	return len(problems) == 0
+	switch {
+	case len(problems) > 0 || w.tunnelsFail:
+		return retryInterval
+	case !settled:
+		return settleWait
+	}
+	return passInterval
 }
 
 // speak makes the speaker do its part. A peer whose password can't be had is
@@ -197,20 +223,23 @@ func (w *worker) routeBlocks(blocks []ipam.BlockUsage) {
 	w.routed = want
 }
 
-// exempt returns the destinations that pods reach under their own address:
-// pools and nodes.
-func (w *worker) exempt(d desired) []netip.Prefix {
-	nodes := slices.Concat(d.addresses, w.learned.nodeAddresses())
-	for _, p := range d.speaker.Peers {
-		if p.Kind == 0 {
-			nodes = append(nodes, p.Address)
-		}
+// natRules say what leaves under the node's address. Pods reach pools and nodes
+// under their own, but for the nodes that answer through a tunnel: their answers
+// would come in another way than the pod's packets went out, which strict
+// reverse-path filters drop, as may the network between the nodes.
+func (w *worker) natRules(d *desired) nat.Rules {
+	r := nat.Rules{Masquerade: d.natted, Exempt: slices.Clone(d.ranges)}
+	for _, a := range w.nodeAddresses(d, w.learned.nodeAddresses()) {
+		r.Nodes = append(r.Nodes, hostPrefix(a))
 	}
-	out := slices.Clone(d.ranges)
-	for _, a := range sortedUnique(nodes) {
-		out = append(out, hostPrefix(a.WithZone("")))
+	for _, a := range d.addresses {
+		r.Own = append(r.Own, hostPrefix(a))
 	}
-	return out
+	r.Exempt = slices.Concat(r.Exempt, r.Nodes, r.Own)
+	for _, p := range d.encapsulated {
+		r.Tunnelled = append(r.Tunnelled, p.cidr)
+	}
+	return r
 }
 
 // save keeps the plan and the blocks for a start without the API server.

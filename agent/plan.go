@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"time"
@@ -30,6 +31,23 @@ type desired struct {
 	choices   []poolChoice
 	natted    []netip.Prefix // pools whose pods are masqueraded
 	ranges    []netip.Prefix // all pools
+
+	tunnels       []v1alpha1.TunnelKind
+	encapsulated  []desiredEncapsulation // pools whose packets go through tunnels, by name
+	subnets       []netip.Prefix         // whose nodes reach each other directly
+	mtu           int                    // of the network between the nodes; 0: as on the interface
+	port          uint16                 // of VXLAN
+	vni           uint32
+	blocksFromAPI bool
+	nodes         map[string][]netip.Addr // the others, when blocks come from the API
+}
+
+// desiredEncapsulation is a pool whose packets go through tunnels.
+type desiredEncapsulation struct {
+	name        string
+	cidr        netip.Prefix
+	kind        v1alpha1.TunnelKind
+	crossSubnet bool
 }
 
 // poolChoice is a pool that gives out addresses on this node, and the
@@ -61,7 +79,9 @@ func translate(spec *v1alpha1.NodeNetworkSpec) (desired, []error) {
 		ASN:        uint32(spec.ASN),
 		RouterID:   routerID,
 		ListenPort: uint16(spec.ListenPort),
+		NextHops:   d.addresses,
 	}
+	problems = append(problems, d.setNetwork(spec)...)
 	for i := range spec.Pools {
 		if err := d.addPool(&spec.Pools[i]); err != nil {
 			problems = append(problems, fmt.Errorf("pool %s: %w", spec.Pools[i].Name, err))
@@ -108,7 +128,51 @@ func (d *desired) addPool(p *v1alpha1.PlannedPool) error {
 	if p.NATOutgoing {
 		d.natted = append(d.natted, cidr)
 	}
+	if kind := p.Encapsulation.Tunnel(); kind != "" {
+		if kind.Interface(cidr.Addr().Is6()) == "" {
+			return fmt.Errorf("%s can't carry %s", kind, cidr)
+		}
+		d.encapsulated = append(d.encapsulated, desiredEncapsulation{
+			name: p.Name, cidr: cidr, kind: kind, crossSubnet: p.Encapsulation.CrossSubnet(),
+		})
+	}
 	return nil
+}
+
+// setNetwork takes in what a plan says of tunnels and of other nodes.
+func (d *desired) setNetwork(spec *v1alpha1.NodeNetworkSpec) (problems []error) {
+	d.tunnels = spec.Tunnels
+	d.port, d.vni = v1alpha1.DefaultVXLANPort, v1alpha1.DefaultVXLANVNI
+	if n := spec.Network; n != nil {
+		if n.MTU != nil {
+			d.mtu = int(*n.MTU)
+		}
+		if n.VXLAN != nil {
+			d.port = cmp.Or(uint16(n.VXLAN.Port), d.port)
+			d.vni = cmp.Or(uint32(n.VXLAN.VNI), d.vni)
+		}
+		for _, s := range n.Subnets {
+			p, err := netip.ParsePrefix(s)
+			if err != nil {
+				problems = append(problems, fmt.Errorf("subnets: %w", err))
+				continue
+			}
+			d.subnets = append(d.subnets, p.Masked())
+		}
+	}
+	d.blocksFromAPI = spec.BlocksFromAPI
+	d.nodes = make(map[string][]netip.Addr, len(spec.Nodes))
+	for _, n := range spec.Nodes {
+		for _, s := range n.Addresses {
+			a, err := netip.ParseAddr(s)
+			if err != nil {
+				problems = append(problems, fmt.Errorf("node %s: %w", n.Name, err))
+				continue
+			}
+			d.nodes[n.Name] = append(d.nodes[n.Name], a)
+		}
+	}
+	return problems
 }
 
 func (d *desired) addSession(s *v1alpha1.PlannedSession) error {

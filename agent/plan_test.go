@@ -83,6 +83,7 @@ func TestTranslateReferencePlan(t *testing.T) {
 	want := bgp.Config{
 		ASN:        64512,
 		RouterID:   netip.MustParseAddr("10.211.55.101"),
+		NextHops:   []netip.Addr{netip.MustParseAddr("10.211.55.101")},
 		ListenPort: 179,
 		Blocks: []bgp.Range{
 			{CIDR: cidr("172.25.0.0/16"), MinLength: 26, MaxLength: 26},

@@ -20,6 +20,7 @@ import (
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/ipam"
 	"github.com/godwit-net/godwit/routes"
+	"github.com/godwit-net/godwit/tunnel"
 )
 
 const (
@@ -39,6 +40,11 @@ type observation struct {
 	routes     routes.Status
 	notReady   error   // why no pod can be attached
 	problems   []error // of the plan and of carrying it out
+	desired    desired
+	tunnels    []tunnel.Status
+	tunnelErr  error // of the tunnels as a whole
+	remote     bool  // the routes of other nodes' blocks come from the API
+	mtu        int
 }
 
 // status puts an observation into the API's words. old is the status before,
@@ -48,8 +54,12 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 		ObservedGeneration: o.generation,
 		AgentVersion:       o.version,
 		Addresses:          o.addresses,
-		Conditions:         slices.Clone(old.Conditions),
+		MTU:                int32(o.mtu),
+		BlocksFromAPI: o.remote && o.routes.Pending == 0 &&
+			o.routes.Installed[routes.ClassRemote] == o.routes.Desired[routes.ClassRemote],
+		Conditions: slices.Clone(old.Conditions),
 	}
+	s.Tunnels = tunnelStatus(o)
 	pods := 0
 	for _, b := range o.blocks {
 		pods += b.Allocated
@@ -70,7 +80,7 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 		Sessions: fmt.Sprintf("%d/%d", len(o.sessions)-len(down), len(o.sessions)),
 		Blocks:   int32(len(o.blocks)),
 		Pods:     int32(pods),
-		Routes:   int32(o.routes.Installed[routes.ClassLearned]),
+		Routes:   int32(o.routes.Installed[routes.ClassLearned] + o.routes.Installed[routes.ClassRemote]),
 	}
 	set := func(kind string, bad bool, goodReason, badReason, message string) {
 		c := metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: goodReason, ObservedGeneration: o.generation, LastTransitionTime: now}
@@ -84,7 +94,51 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 	set(v1alpha1.ConditionSessionsEstablished, len(down) > 0, "Established", "Down", "not established: "+strings.Join(down, ", "))
 	set(v1alpha1.ConditionRoutesInstalled, len(o.routes.Failed) > 0, "Installed", "Failed",
 		fmt.Sprintf("%d routes could not be installed; see status.failedRoutes", len(o.routes.Failed)))
+	if len(o.desired.tunnels) == 0 {
+		meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionTunnelsReady)
+		return s
+	}
+	reason, problem := tunnelTrouble(o)
+	set(v1alpha1.ConditionTunnelsReady, problem != nil, "Up", reason, text(problem))
 	return s
+}
+
+// tunnelStatus returns the tunnels that carry packets.
+func tunnelStatus(o *observation) []v1alpha1.TunnelStatus {
+	var out []v1alpha1.TunnelStatus
+	for _, t := range o.tunnels {
+		if !t.Up {
+			continue
+		}
+		s := v1alpha1.TunnelStatus{Interface: t.Name(), Kind: v1alpha1.TunnelIPIP, MTU: int32(t.MTU)}
+		if t.Kind == tunnel.VXLAN {
+			s.Kind = v1alpha1.TunnelVXLAN
+		}
+		if len(t.Addresses) > 0 {
+			s.Address = t.Addresses[0].String()
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// tunnelTrouble says what keeps a planned tunnel from carrying packets, if
+// anything does.
+func tunnelTrouble(o *observation) (reason string, err error) {
+	for _, kind := range o.desired.tunnels {
+		if !slices.ContainsFunc(o.desired.addresses, func(a netip.Addr) bool { return kind.Interface(a.Is6()) != "" }) {
+			return "NoAddress", fmt.Errorf("the node has no address that %s can go over", kind)
+		}
+	}
+	for _, t := range o.tunnels {
+		if t.Err != nil {
+			return tunnelReason(t.Err), fmt.Errorf("%s: %w", t.Name(), t.Err)
+		}
+	}
+	if o.tunnelErr != nil {
+		return tunnelReason(o.tunnelErr), o.tunnelErr
+	}
+	return "", nil
 }
 
 func sessionStatus(b *bgp.Session) v1alpha1.SessionStatus {

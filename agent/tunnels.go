@@ -1,0 +1,226 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/ipam"
+	"github.com/godwit-net/godwit/tunnel"
+)
+
+// encapsulate makes the tunnels that the plan asks for and lets packets go as
+// its pools say. A tunnel that goes does so only when no route leads to it any
+// more. It reports whether routes go as the plan says, as far as they can.
+func (w *worker) encapsulate(ctx context.Context, d *desired, blocks []ipam.BlockUsage) (done bool, problems []error) {
+	found, err := w.underlay.look(d.addresses)
+	if err != nil {
+		return false, []error{err} // nothing is known, so nothing changes
+	}
+	wanted := w.tunnelDevices(d)
+	for i := range wanted {
+		if err := w.tunnelAddress(ctx, d, blocks, &wanted[i]); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	// Those of before are kept until the routes are off them.
+	devices := slices.Clone(wanted)
+	for _, old := range w.devices {
+		if !slices.ContainsFunc(wanted, func(n tunnel.Device) bool { return n.Name() == old.Name() }) {
+			devices = append(devices, old)
+		}
+	}
+	w.setTunnels(ctx, d, devices)
+	w.learned.setEncapsulation(makeEncapsulation(d, found))
+	w.devices = devices
+	return true, problems
+}
+
+// dropTunnels removes the tunnels that are not wanted any more, now that the
+// routes have left them.
+func (w *worker) dropTunnels(ctx context.Context, d *desired) {
+	wanted := w.tunnelDevices(d)
+	names := func(n tunnel.Device) string { return n.Name() }
+	keep := slices.DeleteFunc(slices.Clone(w.devices), func(old tunnel.Device) bool {
+		return !slices.ContainsFunc(wanted, func(n tunnel.Device) bool { return names(n) == names(old) })
+	})
+	if len(keep) == len(w.devices) {
+		return
+	}
+	for _, old := range w.devices {
+		if slices.ContainsFunc(keep, func(n tunnel.Device) bool { return names(n) == names(old) }) {
+			continue
+		}
+		if _, err := w.addresses.Release(ipam.NodeOwner(old.Name())); err != nil {
+			w.log.Warn("can't release the address of a tunnel; trying on", "tunnel", old.Name(), "error", err)
+		}
+	}
+	w.setTunnels(ctx, d, keep)
+	w.devices = keep
+}
+
+// setTunnels makes the devices be there, with all other nodes known to them.
+func (w *worker) setTunnels(ctx context.Context, d *desired, devices []tunnel.Device) {
+	w.learned.withNodes(func(nodes []netip.Addr) []netip.Addr {
+		peers := w.nodeAddresses(d, nodes)
+		status, err := w.tunnels.Set(ctx, tunnel.Config{Devices: devices, Peers: peers})
+		w.tunnelsFail = err != nil
+		w.state.mu.Lock()
+		w.state.tunnels, w.state.tunnelErr = status, err
+		w.state.mu.Unlock()
+		return peers
+	})
+}
+
+// nodeAddresses returns the addresses of the other nodes, sorted: of those that
+// the plan names, and of those that have blocks.
+func (w *worker) nodeAddresses(d *desired, learned []netip.Addr) []netip.Addr {
+	nodes := slices.Clone(learned)
+	for _, p := range d.speaker.Peers {
+		if p.Kind == 0 {
+			nodes = append(nodes, p.Address)
+		}
+	}
+	for _, addresses := range d.nodes {
+		nodes = append(nodes, addresses...)
+	}
+	nodes = slices.DeleteFunc(nodes, func(a netip.Addr) bool { return a.Zone() != "" || slices.Contains(d.addresses, a) })
+	return sortedUnique(nodes)
+}
+
+// tunnelDevices returns the devices of the plan's tunnels: one for each family
+// of which there are pools that it can carry.
+func (w *worker) tunnelDevices(d *desired) []tunnel.Device {
+	var devices []tunnel.Device
+	for _, kind := range d.tunnels {
+		for _, local := range d.addresses {
+			v4 := local.Is4()
+			if kind.Interface(!v4) == "" || !slices.ContainsFunc(d.ranges, func(p netip.Prefix) bool { return p.Addr().Is4() == v4 }) {
+				continue
+			}
+			dev := tunnel.Device{Kind: tunnel.IPIP, Local: local, MTU: w.underlayMTU(d, v4) - overhead(kind, v4)}
+			if kind == v1alpha1.TunnelVXLAN {
+				dev.Kind, dev.Port, dev.VNI = tunnel.VXLAN, d.port, d.vni
+			}
+			devices = append(devices, dev)
+		}
+	}
+	return devices
+}
+
+// underlayMTU is the MTU of the network between the nodes.
+func (a *Agent) underlayMTU(d *desired, v4 bool) int {
+	if d.mtu > 0 {
+		return d.mtu
+	}
+	return a.underlay.mtu(v4)
+}
+
+// addressWait bounds the wait for a tunnel's address, which is there at once
+// unless all of the node's blocks are full.
+const addressWait = 2 * time.Second
+
+// tunnelAddress gives a device its address, out of a block of a pool that uses
+// the tunnel: under it the node itself speaks with pods behind the tunnel. While
+// no pool uses it (yet) it is of any pool of its family, since the kernel drops
+// what comes in by a device without an address where it checks sources at all
+// (rp_filter, loose or strict), and other nodes may use the tunnel first.
+func (w *worker) tunnelAddress(ctx context.Context, d *desired, blocks []ipam.BlockUsage, dev *tunnel.Device) error {
+	var using, others []string
+	for _, p := range d.pools {
+		// A block of the node gives an address at once. Without one there will be one
+		// soon, as blocks are claimed ahead, and then another pass.
+		if p.CIDR.Addr().Is4() != dev.Local.Is4() || !slices.ContainsFunc(blocks, func(b ipam.BlockUsage) bool { return b.Pool == p.Name }) {
+			continue
+		}
+		if d.uses(p.Name, dev.Name()) {
+			using = append(using, p.Name)
+		} else {
+			others = append(others, p.Name)
+		}
+	}
+	pools := using
+	if len(pools) == 0 {
+		pools = others
+	}
+	if len(pools) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, addressWait)
+	defer cancel()
+	records, err := w.addresses.Allocate(ctx, ipam.Request{
+		Owner: ipam.NodeOwner(dev.Name()), Pod: "tunnel " + dev.Name(), Pools: pools,
+	})
+	if err != nil {
+		return fmt.Errorf("tunnel %s: get it an address: %w", dev.Name(), err)
+	}
+	for _, r := range records {
+		dev.Addresses = append(dev.Addresses, r.Address)
+	}
+	return nil
+}
+
+// uses reports whether packets to blocks of a pool go through a device.
+func (d *desired) uses(pool, device string) bool {
+	return slices.ContainsFunc(d.encapsulated, func(p desiredEncapsulation) bool {
+		return p.name == pool && p.kind.Interface(p.cidr.Addr().Is6()) == device
+	})
+}
+
+// podMTU is the MTU of the interface of a pod with some addresses, so that its
+// packets fit whatever their pools put around them. 0: not known.
+func (a *Agent) podMTU(addresses []netip.Addr) int {
+	a.state.mu.Lock()
+	d := a.state.desired
+	a.state.mu.Unlock()
+	least := 0
+	for _, addr := range addresses {
+		mtu := a.underlayMTU(&d, addr.Is4())
+		for _, p := range d.encapsulated {
+			if p.cidr.Contains(addr) {
+				mtu -= overhead(p.kind, addr.Is4())
+			}
+		}
+		if mtu > 0 && (least == 0 || mtu < least) {
+			least = mtu
+		}
+	}
+	return least
+}
+
+// poolMTU is the MTU that a new pod gets which may have an address of any pool
+// of the node's.
+func (a *Agent) poolMTU(d *desired) int {
+	var any []netip.Addr
+	for _, p := range d.pools {
+		if p.Allocate {
+			any = append(any, p.CIDR.Addr())
+		}
+	}
+	return a.podMTU(any)
+}
+
+// tunnelReason is the reason of a condition for what is wrong with a tunnel.
+func tunnelReason(err error) string {
+	for _, r := range []struct {
+		err    error
+		reason string
+	}{
+		{tunnel.ErrDeviceConflict, "DeviceConflict"},
+		{tunnel.ErrPortInUse, "PortInUse"},
+		{tunnel.ErrNotSupported, "NotSupported"},
+		{tunnel.ErrMTUTooSmall, "MTUTooSmall"},
+		{tunnel.ErrMTUTooLarge, "MTUTooLarge"},
+		{tunnel.ErrNoAddress, "NoAddress"},
+		{tunnel.ErrInvalid, "Invalid"},
+	} {
+		if errors.Is(err, r.err) {
+			return r.reason
+		}
+	}
+	return "Failed"
+}
