@@ -17,6 +17,19 @@ export CGO_ENABLED ?= 0
 
 LAB_PACKAGES  := bird2 frr iproute2 iputils-ping nftables procps
 TEST_PACKAGES := $(LAB_PACKAGES) gcc libc6-dev protobuf-compiler tcpdump
+VM_PACKAGES   := qemu-system-x86 kmod
+
+# With VM=1 the lab is inside a virtual machine, whose kernel has IPIP.
+VM_DIR    := /run/godwit-vm
+VM_KERNEL := $(CURDIR)/.cache/vm
+VM_RUN    := $(BIN)/vm --dir $(VM_DIR)
+
+# The lab's options by the names that a person gives them; what is not given is
+# the lab program's to choose.
+LAB         := $(BIN)/lab
+LAB_BIN     := --bin $(BIN) --kube-bin $(TOOLS)
+LAB_OPTIONS := $(if $(ENCAP),--encap $(ENCAP)) $(if $(FAMILY),--family $(patsubst v%,ipv%,$(FAMILY))) \
+	$(if $(SUBNETS),--subnets $(SUBNETS)) $(if $(TOPOLOGY),--topology $(TOPOLOGY)) $(if $(SESSIONS),--sessions $(SESSIONS))
 
 PROGRAMS    := godwit-agent godwit-controller godwit-cni godwitctl
 CONTROL     := k8s.io/kubernetes/cmd/kube-apiserver go.etcd.io/etcd/server/v3 k8s.io/kubernetes/cmd/kubectl
@@ -30,22 +43,42 @@ help: ## Show what can be made
 ## The lab
 
 .PHONY: lab lab-down lab-shell lab-status
-lab: root kube programs lab-program ## Bring up three nodes, two top-of-rack routers and a control plane, with pods that talk
-	@scripts/install-packages $(LAB_PACKAGES)
-	@$(BIN)/lab up --bin $(BIN) --kube-bin $(TOOLS)
+ifneq ($(VM),1)
 
-lab-down: lab-program ## Take the lab down and leave nothing behind
-	@$(BIN)/lab down
+lab: root kube programs lab-program ## Bring up a cluster to play with: ENCAP=none|ipip|vxlan|… FAMILY=v4|v6|dual SUBNETS=1|2 TOPOLOGY=mesh|none SESSIONS=v4|v6|both VM=1
+	@scripts/install-packages $(LAB_PACKAGES)
+	@$(LAB) up $(LAB_BIN) $(LAB_OPTIONS)
+
+lab-down: lab-program vm-program ## Take the lab down, in the virtual machine or not, and leave nothing behind
+	@[ ! -e $(VM_DIR) ] || $(VM_RUN) down
+	@$(LAB) down
 
 lab-shell: lab-program ## Open a shell in a node of the lab (NODE=n1)
-	@$(BIN)/lab shell --bin $(BIN) --kube-bin $(TOOLS) $(or $(NODE),n1)
+	@$(LAB) shell $(LAB_BIN) $(or $(NODE),n1)
 
 lab-status: lab-program ## Show the lab's state again
-	@$(BIN)/lab status --bin $(BIN) --kube-bin $(TOOLS)
+	@$(LAB) status $(LAB_BIN)
+
+else # the same, in the virtual machine
+
+lab: root kube programs lab-program vm
+	@scripts/install-packages $(LAB_PACKAGES)
+	@$(VM_RUN) up --kernel $(VM_KERNEL) -- $(LAB) up $(LAB_BIN) $(LAB_OPTIONS)
+
+lab-down: vm-program
+	@$(VM_RUN) down
+
+lab-shell: vm-program
+	@$(VM_RUN) shell -- $(LAB) shell $(LAB_BIN) $(or $(NODE),n1)
+
+lab-status: vm-program
+	@$(VM_RUN) exec -- $(LAB) status $(LAB_BIN)
+
+endif
 
 ## The programs
 
-.PHONY: programs lab-program
+.PHONY: programs lab-program vm-program vm
 programs: ## Build Godwit's four programs into bin/
 	@echo "==> building Godwit's programs into bin/"
 	@mkdir -p $(BIN)
@@ -54,6 +87,15 @@ programs: ## Build Godwit's four programs into bin/
 lab-program:
 	@mkdir -p $(BIN)
 	@cd e2e && go build -trimpath -o $(BIN)/lab ./cmd/lab
+
+# Linked statically, for it is the machine's first process, too.
+vm-program:
+	@mkdir -p $(BIN)
+	@cd e2e && CGO_ENABLED=0 go build -trimpath -o $(BIN)/vm ./cmd/vm
+
+vm: vm-program
+	@scripts/install-packages $(VM_PACKAGES)
+	@scripts/vm-kernel $(VM_KERNEL)
 
 # What stands for a cluster: a real API server and etcd, and the reference CNI plugins.
 .PHONY: kube
@@ -80,8 +122,8 @@ $(TOOLS)/.golangci-lint: tools/go.mod tools/go.sum scripts/build
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "error: this needs root (it makes network namespaces): run it as root" >&2; exit 1; }
 
-.PHONY: test test-unit test-race test-e2e
-test: root verify lint test-race test-e2e ## Run everything that CI runs
+.PHONY: test test-unit test-race test-e2e test-vm
+test: root verify lint test-race test-e2e test-vm ## Run everything that CI runs
 
 test-unit: kube ## The inner loop: package tests, on the real kernel and API server
 	@scripts/install-packages $(LAB_PACKAGES)
@@ -96,7 +138,20 @@ test-race: kube
 test-e2e: root kube programs lab-program ## The end-to-end tests, on a lab of their own
 	@scripts/install-packages $(LAB_PACKAGES)
 	@echo "==> end-to-end tests"
-	@cd e2e && GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -timeout 30m ./...
+	@cd e2e && GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -timeout 30m -skip '$(VM_TESTS)' ./...
+
+# Tests of these names are for the virtual machine: they boot it, or need its kernel.
+VM_TESTS := ^Test(VM|IPIP)
+
+test-vm: root kube programs vm ## The tests of the virtual machine, and in it those that need IPIP
+	@scripts/install-packages $(LAB_PACKAGES)
+	@echo "==> the virtual machine's tests"
+	@cd e2e && GODWIT_VM_KERNEL=$(VM_KERNEL) CGO_ENABLED=0 go test -count=1 -timeout 10m -run '$(VM_TESTS)' ./vm
+	@echo "==> tests in the virtual machine: the tunnels, and the lab with IPIP"
+	@mkdir -p $(BIN)/test
+	@CGO_ENABLED=0 go test -c -o $(BIN)/test/ ./tunnel
+	@cd e2e && CGO_ENABLED=0 go test -c -o $(BIN)/test/ .
+	@$(BIN)/vm --dir $(VM_DIR)-test run --kernel $(VM_KERNEL) -- scripts/vm-test $(BIN)/test $(BIN) $(TOOLS)
 
 .PHONY: bench
 bench: root kube programs ## Measure against reference plugins, BIRD and FRR, in the same run

@@ -25,6 +25,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/godwit-net/godwit/e2e/namespace"
+	"github.com/godwit-net/godwit/e2e/patience"
 	"github.com/godwit-net/godwit/e2e/process"
 )
 
@@ -44,10 +45,12 @@ const (
 type ControlPlane struct {
 	Dir     string // certificates and etcd's data
 	Netns   string
-	Address netip.Addr // where the API server is reached
+	Address netip.Addr // where the API server is reached; its family is that of Services too
 	Etcd    string     // path of the program
 	Server  string     // path of the program
 	Group   *process.Group
+	// Patience stretches the time that the programs have to start.
+	Patience patience.Factor
 }
 
 // Names of the processes.
@@ -97,15 +100,31 @@ func (c *ControlPlane) StartEtcd(ctx context.Context) error {
 	return c.waitReady(ctx, EtcdProcess, client, etcdURL+"/health")
 }
 
+// wildcard and services are all addresses and the range of Services, in the
+// family of the API server's address.
+func (c *ControlPlane) wildcard() string {
+	if c.Address.Is6() {
+		return "::"
+	}
+	return "0.0.0.0"
+}
+
+func (c *ControlPlane) services() string {
+	if c.Address.Is6() {
+		return "fd00:10:96::/112"
+	}
+	return "10.96.0.0/16"
+}
+
 // StartServer starts the API server and waits until it is ready.
 func (c *ControlPlane) StartServer(ctx context.Context) error {
 	err := c.Group.Start(process.Spec{
 		Name: ServerProcess, Netns: c.Netns, Path: c.Server,
 		Args: []string{
 			"--etcd-servers=" + etcdURL,
-			"--bind-address=0.0.0.0", "--advertise-address=" + c.Address.String(),
+			"--bind-address=" + c.wildcard(), "--advertise-address=" + c.Address.String(),
 			fmt.Sprintf("--secure-port=%d", apiPort),
-			"--service-cluster-ip-range=10.96.0.0/16",
+			"--service-cluster-ip-range=" + c.services(),
 			"--client-ca-file=" + c.file("ca.crt"),
 			"--tls-cert-file=" + c.file("server.crt"), "--tls-private-key-file=" + c.file("server.key"),
 			"--service-account-issuer=https://kubernetes.default.svc",
@@ -143,7 +162,7 @@ func (c *ControlPlane) Dial(ctx context.Context, network, address string) (conn 
 }
 
 func (c *ControlPlane) waitReady(ctx context.Context, name string, client *http.Client, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.Patience.Times(readyTimeout))
 	defer cancel()
 	for {
 		err := get(ctx, client, url)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -127,13 +126,20 @@ func (l *Lab) WaitRestarted(ctx context.Context, node string, started time.Time)
 // sessionsOf names the sessions that a node is to have.
 func (l *Lab) sessionsOf(node string) []string {
 	var names []string
-	for _, n := range l.Top.Nodes {
-		if n.Name != node {
-			names = append(names, n.Name)
+	if l.Options.BGP == v1alpha1.TopologyMesh {
+		for _, n := range l.Top.Nodes {
+			if n.Name != node {
+				names = append(names, n.Name)
+			}
 		}
 	}
-	for _, t := range l.Top.ToRs {
-		names = append(names, t.Name)
+	if n, ok := l.Top.Node(node); !ok || !l.behindRouters(n) {
+		return names
+	}
+	for _, f := range l.sessionFamilies() {
+		for _, t := range l.Top.ToRs {
+			names = append(names, l.sessionName(t.Name, f))
+		}
 	}
 	return names
 }
@@ -147,14 +153,16 @@ func (l *Lab) WaitConverged(ctx context.Context) error {
 func (l *Lab) checkConverged(ctx context.Context) error {
 	var missing []string
 	for _, m := range l.speakers() {
-		out, err := l.RunIn(ctx, m, "ip", "-4", "route")
-		if err != nil {
-			return err
-		}
-		for _, want := range l.networksFor(m) {
-			// "blackhole " comes before a node's own block, "\n" and the rest start a line.
-			if !strings.Contains("\n"+out, "\n"+want+" ") && !strings.Contains(out, "blackhole "+want+" ") {
-				missing = append(missing, m+" has no route to "+want)
+		for _, f := range l.Options.Family.Each() {
+			out, err := l.RunIn(ctx, m, "ip", f.Flag(), "route")
+			if err != nil {
+				return err
+			}
+			for _, want := range l.networksFor(m, f) {
+				// "blackhole " comes before a node's own block, "\n" and the rest start a line.
+				if !strings.Contains("\n"+out, "\n"+want+" ") && !strings.Contains(out, "blackhole "+want+" ") {
+					missing = append(missing, m+" has no route to "+want)
+				}
 			}
 		}
 	}
@@ -175,11 +183,13 @@ func (l *Lab) checkReported(ctx context.Context) error {
 	if err := api.List(ctx, &nodes); err != nil {
 		return err
 	}
-	reported, want := 0, len(l.Pods())
+	reported, want := 0, 0
+	for _, p := range l.Pods() {
+		want += len(p.Addresses)
+	}
 	for _, nn := range nodes.Items {
 		reported += int(nn.Status.Summary.Pods)
-		// All networks but the node's own block are learned.
-		if got, want := int(nn.Status.Summary.Routes), len(l.networksFor(nn.Name))-1; got != want {
+		if got, want := int(nn.Status.Summary.Routes), l.learnedBy(nn.Name); got != want && l.Options.BGP == v1alpha1.TopologyMesh {
 			return fmt.Errorf("%s reports %d routes of %d", nn.Name, got, want)
 		}
 		for _, s := range nn.Status.Sessions {
@@ -189,7 +199,7 @@ func (l *Lab) checkReported(ctx context.Context) error {
 		}
 	}
 	if reported != want {
-		return fmt.Errorf("the nodes report %d pods of %d", reported, want)
+		return fmt.Errorf("the nodes report %d pod addresses of %d", reported, want)
 	}
 	var pools v1alpha1.IPPoolList
 	if err := api.List(ctx, &pools); err != nil {
@@ -216,18 +226,30 @@ func (l *Lab) speakers() []string {
 	return names
 }
 
-// networksFor lists what a machine's kernel must know.
-func (l *Lab) networksFor(machine string) []string {
+// networksFor lists what a machine's kernel must know in a family.
+func (l *Lab) networksFor(machine string, f topology.Family) []string {
 	var want []string
+	node, isNode := l.Top.Node(machine)
 	for _, n := range l.Top.Nodes {
-		want = append(want, n.Block.String())
+		if isNode || l.behindRouters(n) {
+			want = append(want, n.Block.Of(f).String())
+		}
 	}
-	if slices.ContainsFunc(l.Top.Nodes, func(n topology.Node) bool { return n.Name == machine }) {
+	if isNode && l.behindRouters(node) {
 		for _, h := range l.Top.Hosts {
-			want = append(want, h.Address.Masked().String())
+			want = append(want, h.Address.Of(f).Masked().String())
 		}
 	}
 	return want
+}
+
+// learnedBy counts the networks that a node learns: all but its own blocks.
+func (l *Lab) learnedBy(node string) int {
+	n := 0
+	for _, f := range l.Options.Family.Each() {
+		n += len(l.networksFor(node, f)) - 1
+	}
+	return n
 }
 
 // RunIn runs a command in the namespace of a machine or pod.
@@ -239,10 +261,8 @@ func (l *Lab) RunIn(ctx context.Context, machine string, argv ...string) (string
 // addresses are the same in every lab.
 func (l *Lab) attachPods(ctx context.Context) error {
 	for _, n := range l.Top.Nodes {
-		for i := range podCount(n.Name) {
-			if _, err := l.AddPod(ctx, n.Name, "p"+strconv.Itoa(i+1)); err != nil {
-				return err
-			}
+		if err := l.AttachPodsOf(ctx, n.Name); err != nil {
+			return err
 		}
 	}
 	return nil

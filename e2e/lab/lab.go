@@ -16,9 +16,9 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +27,7 @@ import (
 
 	"github.com/godwit-net/godwit/e2e/controlplane"
 	"github.com/godwit-net/godwit/e2e/namespace"
+	"github.com/godwit-net/godwit/e2e/patience"
 	"github.com/godwit-net/godwit/e2e/pods"
 	"github.com/godwit-net/godwit/e2e/process"
 	"github.com/godwit-net/godwit/e2e/router"
@@ -60,11 +61,17 @@ type Config struct {
 	// Proxy is a program that is run with "proxy", for the API server to be reached
 	// from outside of the lab's network; empty: none.
 	Proxy string
+	// Options are what the lab is to be like; nil: as the one that is up, or else the
+	// reference lab.
+	Options *Options
+	// Patience stretches the lab's deadlines.
+	Patience patience.Factor
 }
 
 // Lab is a lab.
 type Lab struct {
 	Config
+	Options Options // with their defaults
 	Top     topology.Topology
 	Group   *process.Group
 	CP      *controlplane.ControlPlane
@@ -80,21 +87,27 @@ func Open(c Config) (*Lab, error) {
 	if c.Prefix == "" || !filepath.IsAbs(c.Dir) || filepath.Clean(c.Dir) == "/" {
 		return nil, fmt.Errorf("a lab needs a prefix (%q) and a directory of its own (%q)", c.Prefix, c.Dir)
 	}
-	l := &Lab{Config: c, Top: topology.Reference(c.Prefix), Group: process.Open(c.Dir)}
+	var o Options
+	if c.Options != nil {
+		o = *c.Options
+	} else {
+		var err error
+		if o, err = readOptions(c.Dir); err != nil {
+			return nil, err
+		}
+	}
+	o = o.WithDefaults()
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	l := &Lab{Config: c, Options: o, Top: topology.New(c.Prefix, o.Options), Group: process.Open(c.Dir)}
+	l.Group.Patience = c.Patience
 	l.CP = &controlplane.ControlPlane{
 		Dir: l.path("control-plane"), Netns: l.Top.Namespace(topology.Fabric),
-		Address: l.Top.ControlPlane.Addr(), Group: l.Group,
+		Address: l.Top.ControlPlane.First(), Group: l.Group, Patience: c.Patience,
 	}
 	for i, t := range l.Top.ToRs {
-		rc := router.Config{
-			Name: t.Name, Netns: l.Top.Namespace(t.Name), Dir: l.path(t.Name),
-			Address: t.Address.Addr(), ASN: t.ASN, PeerASN: l.Top.NodeASN, Password: t.Password, Pool: l.Top.Pool,
-			Announce:      []netip.Prefix{t.Hosts.Masked(), t.Shared.Masked()},
-			AnnounceLinks: []string{"hosts", "shared"},
-		}
-		for _, n := range l.Top.Nodes {
-			rc.Peers = append(rc.Peers, router.Neighbor{Name: n.Name, Address: n.Address.Addr()})
-		}
+		rc := l.routerConfig(t)
 		if i%2 == 0 {
 			l.Routers = append(l.Routers, router.NewBIRD(rc, l.Group))
 		} else {
@@ -102,6 +115,44 @@ func Open(c Config) (*Lab, error) {
 		}
 	}
 	return l, l.loadPods()
+}
+
+// routerConfig is what a top-of-rack router is to do: it speaks with the nodes
+// of its subnet.
+func (l *Lab) routerConfig(t topology.ToR) router.Config {
+	c := router.Config{
+		Name: t.Name, Netns: l.Top.Namespace(t.Name), Dir: l.path(t.Name),
+		RouterID: t.RouterID, Addresses: t.Address.Addrs(), ASN: t.ASN, PeerASN: l.Top.NodeASN, Password: t.Password,
+		OneFamily: l.Options.Sessions == SessionsBoth, Pools: l.Top.Pool.Each(),
+		Announce:      append(t.Hosts.Networks(), t.Shared.Networks()...),
+		AnnounceLinks: []string{"hosts", "shared"},
+		Patience:      l.Patience,
+	}
+	for _, f := range l.sessionFamilies() {
+		for _, n := range l.Top.Nodes {
+			if l.behindRouters(n) {
+				name := strings.ReplaceAll(l.sessionName(n.Name, f), "-", "_")
+				c.Peers = append(c.Peers, router.Neighbor{Name: name, Address: n.Address.Of(f).Addr()})
+			}
+		}
+	}
+	return c
+}
+
+// behindRouters tells whether a node speaks with the top-of-rack routers.
+func (l *Lab) behindRouters(n topology.Node) bool { return n.Subnet == 0 }
+
+// sessionFamilies lists the families over which nodes and routers speak.
+func (l *Lab) sessionFamilies() []topology.Family {
+	return slices.DeleteFunc(l.Options.Family.Each(), func(f topology.Family) bool { return !l.Options.Sessions.has(f) })
+}
+
+// sessionName tells the sessions with a machine apart where there are two.
+func (l *Lab) sessionName(machine string, f topology.Family) string {
+	if f == topology.IPv6 && len(l.sessionFamilies()) > 1 {
+		return machine + "-v6"
+	}
+	return machine
 }
 
 func (l *Lab) path(elem ...string) string {
@@ -160,10 +211,11 @@ func (l *Lab) Lock() (release func(), err error) {
 // Up builds the lab and returns when all sessions are established and all
 // pods attached. What it leaves when it fails, Down removes.
 func (l *Lab) Up(ctx context.Context, p *Progress) error {
-	for _, s := range []struct {
+	type step struct {
 		what string
 		do   func(context.Context) error
-	}{
+	}
+	steps := []step{
 		{"look for the programs", l.preflight},
 		{"network: a bridge, 3 nodes, 2 top-of-rack routers, 3 hosts", l.Top.Build},
 		{"control plane: etcd and kube-apiserver", l.startControlPlane},
@@ -174,7 +226,15 @@ func (l *Lab) Up(ctx context.Context, p *Progress) error {
 		{"BGP sessions established", l.WaitEstablished},
 		{"pods: attached by godwit-cni through libcni", l.attachPods},
 		{"routes: every block known everywhere", l.WaitConverged},
-	} {
+	}
+	if l.Options.Subnets > 1 {
+		steps[1].what = "network: 2 subnets, 3 nodes, 2 top-of-rack routers, 3 hosts"
+	}
+	if devices := l.tunnelDevices(); len(devices) > 0 {
+		// Before there are pods, so that these have the same addresses in every lab.
+		steps = slices.Insert(steps, 8, step{"tunnels: " + strings.Join(devices, ", "), l.waitTunnels})
+	}
+	for _, s := range steps {
 		if err := p.Step(s.what, func() error { return s.do(ctx) }); err != nil {
 			return fmt.Errorf("%s: %w", s.what, err)
 		}
@@ -183,7 +243,7 @@ func (l *Lab) Up(ctx context.Context, p *Progress) error {
 }
 
 // preflight finds what is missing before anything is made.
-func (l *Lab) preflight(context.Context) error {
+func (l *Lab) preflight(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("the lab makes network namespaces, so it must run as root")
 	}
@@ -197,10 +257,13 @@ func (l *Lab) preflight(context.Context) error {
 	errs = append(errs, err)
 	l.CP.Server, err = l.Program("kube-apiserver")
 	errs = append(errs, err)
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(append(errs, l.probeIPIP(ctx))...); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(l.Dir, 0o755); err != nil { // #nosec G301 -- FRR runs as its own user
+		return err
+	}
+	if err := l.Options.write(l.Dir); err != nil {
 		return err
 	}
 	return l.nameProtocol()
@@ -365,6 +428,7 @@ func (l *Lab) unnameProtocol() error {
 // poll repeats a question until it is answered without an error, at most for
 // a while. It gives up at once when a program of the lab has ended.
 func (l *Lab) poll(ctx context.Context, limit time.Duration, what string, ask func(context.Context) error) error {
+	limit = l.Patience.Times(limit)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {

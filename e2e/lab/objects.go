@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -27,8 +28,23 @@ import (
 	"github.com/godwit-net/godwit/e2e/topology"
 )
 
-// PoolName is the name of the lab's pool.
-const PoolName = "default"
+// The names of the lab's pools.
+const (
+	PoolName   = "default"
+	PoolNameV6 = "default-ipv6"
+)
+
+// PoolOf returns the name of the lab's pool of a family.
+func PoolOf(f topology.Family) string {
+	if f == topology.IPv6 {
+		return PoolNameV6
+	}
+	return PoolName
+}
+
+// subnetLabel is the label of nodes with the subnet that they are in, by which
+// the routers' sessions choose theirs.
+const subnetLabel = corev1.LabelTopologyZone
 
 // passwordSecret is the name of the Secret that the project's manifests let the
 // agents read.
@@ -115,51 +131,75 @@ func (l *Lab) createGodwitObjects(ctx context.Context, api client.Client) error 
 
 func (l *Lab) godwitObjects() []client.Object {
 	named := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
-	minLen, maxLen := int32(l.Top.HostRange.Bits()), int32(24)
 	objects := []client.Object{
 		&v1alpha1.BGPConfig{
 			ObjectMeta: named(v1alpha1.BGPConfigName),
-			Spec:       v1alpha1.BGPConfigSpec{ASNumber: int64(l.Top.NodeASN), Topology: v1alpha1.TopologyMesh},
-		},
-		&v1alpha1.IPPool{
-			ObjectMeta: named(PoolName),
-			Spec:       v1alpha1.IPPoolSpec{CIDR: l.Top.Pool.String(), NATOutgoing: true},
-		},
-		&v1alpha1.BGPFilter{
-			ObjectMeta: named(hostFilter),
-			Spec: v1alpha1.BGPFilterSpec{Rules: []v1alpha1.BGPFilterRule{{
-				CIDR: l.Top.HostRange.String(), MinLength: &minLen, MaxLength: &maxLen, Action: v1alpha1.FilterAccept,
-			}}},
+			Spec:       v1alpha1.BGPConfigSpec{ASNumber: int64(l.Top.NodeASN), Topology: l.Options.BGP},
 		},
 	}
-	for _, t := range l.Top.ToRs {
-		peer := &v1alpha1.BGPPeer{
-			ObjectMeta: named(t.Name),
-			Spec: v1alpha1.BGPPeerSpec{
-				PeerAddress: t.Address.Addr().String(), PeerASN: int64(t.ASN), ImportFilters: []string{hostFilter},
+	if l.Options.VXLANPort != 0 || l.Options.VNI != 0 {
+		objects = append(objects, &v1alpha1.NetworkConfig{
+			ObjectMeta: named(v1alpha1.NetworkConfigName),
+			Spec:       v1alpha1.NetworkConfigSpec{VXLAN: &v1alpha1.VXLANConfig{Port: l.Options.port(), VNI: l.Options.vni()}},
+		})
+	}
+	filter := &v1alpha1.BGPFilter{ObjectMeta: named(hostFilter)}
+	for _, f := range l.Options.Family.Each() {
+		objects = append(objects, &v1alpha1.IPPool{
+			ObjectMeta: named(PoolOf(f)),
+			Spec: v1alpha1.IPPoolSpec{
+				CIDR: l.Top.Pool.Of(f).String(), NATOutgoing: true, Encapsulation: l.Options.EncapsulationOf(f),
 			},
+		})
+		hosts := l.Top.HostRange.Of(f)
+		minLen, maxLen := int32(hosts.Bits()), int32(l.Top.Hosts[0].Address.Of(f).Bits())
+		filter.Spec.Rules = append(filter.Spec.Rules, v1alpha1.BGPFilterRule{
+			CIDR: hosts.String(), MinLength: &minLen, MaxLength: &maxLen, Action: v1alpha1.FilterAccept,
+		})
+	}
+	objects = append(objects, filter)
+	for _, f := range l.sessionFamilies() {
+		for _, t := range l.Top.ToRs {
+			objects = append(objects, l.peer(t, f))
 		}
-		if t.Password != "" {
-			peer.Spec.PasswordSecretRef = &v1alpha1.SecretKeyRef{Name: passwordSecret, Key: t.Name}
-		}
-		objects = append(objects, peer)
 	}
 	// Blocks may be assigned before a node asks for one. Here they are, so that every
 	// lab has the same addresses.
 	for _, n := range l.Top.Nodes {
-		objects = append(objects, Block(n.Name, n.Block))
+		for _, b := range n.Block.Each() {
+			objects = append(objects, Block(n.Name, b))
+		}
 	}
 	return objects
 }
 
-// Block returns the claim of a node to a block of the lab's pool.
+// peer is a router as those nodes that are in its subnet are to speak with it.
+func (l *Lab) peer(t topology.ToR, f topology.Family) *v1alpha1.BGPPeer {
+	peer := &v1alpha1.BGPPeer{
+		ObjectMeta: metav1.ObjectMeta{Name: l.sessionName(t.Name, f)},
+		Spec: v1alpha1.BGPPeerSpec{
+			PeerAddress: t.Address.Of(f).Addr().String(), PeerASN: int64(t.ASN), ImportFilters: []string{hostFilter},
+		},
+	}
+	if l.Options.Subnets > 1 {
+		peer.Spec.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{subnetLabel: subnetName(0)}}
+	}
+	if t.Password != "" {
+		peer.Spec.PasswordSecretRef = &v1alpha1.SecretKeyRef{Name: passwordSecret, Key: t.Name}
+	}
+	return peer
+}
+
+func subnetName(subnet int) string { return "subnet" + strconv.Itoa(subnet+1) }
+
+// Block returns the claim of a node to a block of the lab's pool of its family.
 func Block(node string, cidr netip.Prefix) *v1alpha1.IPBlock {
 	return &v1alpha1.IPBlock{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:   v1alpha1.IPBlockName(cidr),
 			Labels: map[string]string{v1alpha1.NodeLabel: node},
 		},
-		Spec: v1alpha1.IPBlockSpec{CIDR: cidr.String(), Pool: PoolName, NodeName: node},
+		Spec: v1alpha1.IPBlockSpec{CIDR: cidr.String(), Pool: PoolOf(topology.FamilyOf(cidr.Addr())), NodeName: node},
 	}
 }
 
@@ -181,7 +221,7 @@ func node(n topology.Node) *corev1.Node {
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 		Name: n.Name,
 		Labels: map[string]string{
-			corev1.LabelHostname: n.Name, corev1.LabelOSStable: "linux",
+			corev1.LabelHostname: n.Name, corev1.LabelOSStable: "linux", subnetLabel: subnetName(n.Subnet),
 		},
 	}}
 }
@@ -192,10 +232,11 @@ func reportNode(ctx context.Context, api client.Client, n topology.Node) error {
 	if err := api.Get(ctx, client.ObjectKey{Name: n.Name}, &o); err != nil {
 		return err
 	}
-	o.Status.Addresses = []corev1.NodeAddress{
-		{Type: corev1.NodeInternalIP, Address: n.Address.Addr().String()},
-		{Type: corev1.NodeHostName, Address: n.Name},
+	o.Status.Addresses = nil
+	for _, a := range n.Address.Addrs() {
+		o.Status.Addresses = append(o.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})
 	}
+	o.Status.Addresses = append(o.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: n.Name})
 	o.Status.Conditions = []corev1.NodeCondition{{
 		Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "Lab",
 		Message:            "the lab has no kubelet",

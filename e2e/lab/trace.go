@@ -7,14 +7,17 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 
 	"github.com/godwit-net/godwit/e2e/namespace"
+	"github.com/godwit-net/godwit/e2e/topology"
 )
 
 // Hop is one machine on a packet's way.
@@ -28,13 +31,33 @@ type Hop struct {
 // maxHops is more than any way in the lab has.
 const maxHops = 8
 
-// icmpProtocol is the number of ICMP for IPv4 (RFC 792).
-const icmpProtocol = 1
+// probeTimeout is how long a hop may take to answer.
+const probeTimeout = 2 * time.Second
+
+// protocol is how ICMP looks in one family.
+type protocol struct {
+	network, address string // to listen
+	number           int
+	request, reply   icmp.Type
+}
+
+func protocolOf(a netip.Addr) protocol {
+	if a.Is6() {
+		// RFC 4443.
+		return protocol{"ip6:ipv6-icmp", "::", 58, ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply}
+	}
+	// RFC 792.
+	return protocol{"ip4:icmp", "0.0.0.0", 1, ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply}
+}
 
 // Trace sends real packets of growing lifetime from a pod or machine, and asks
 // every machine on the way for the route by which it sends them on.
 func (l *Lab) Trace(ctx context.Context, from Endpoint, to netip.Addr) ([]Hop, error) {
 	route, err := l.routeAt(ctx, from.Name, to)
+	if err != nil {
+		return nil, err
+	}
+	owners, err := l.tunnelOwners(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -45,6 +68,9 @@ func (l *Lab) Trace(ctx context.Context, from Endpoint, to netip.Addr) ([]Hop, e
 			return hops, fmt.Errorf("hop %d from %s to %s: %w", ttl, from.Name, to, err)
 		}
 		h := Hop{Name: l.nameOf(at), Address: at, RTT: rtt}
+		if h.Name == "" {
+			h.Name = owners[at]
+		}
 		if at == to {
 			return append(hops, h), nil
 		}
@@ -60,7 +86,7 @@ func (l *Lab) Trace(ctx context.Context, from Endpoint, to netip.Addr) ([]Hop, e
 
 func (l *Lab) nameOf(a netip.Addr) string {
 	for _, p := range l.Pods() {
-		if p.Address == a {
+		if slices.Contains(p.Addresses, a) {
 			return p.Name
 		}
 	}
@@ -69,31 +95,39 @@ func (l *Lab) nameOf(a netip.Addr) string {
 
 // routeAt asks a machine's kernel for the route that it uses.
 func (l *Lab) routeAt(ctx context.Context, machine string, to netip.Addr) (string, error) {
-	out, err := l.RunIn(ctx, machine, "ip", "-4", "route", "get", "fibmatch", to.String())
+	out, err := l.RunIn(ctx, machine, "ip", topology.FamilyOf(to).Flag(), "route", "get", "fibmatch", to.String())
 	return strings.Join(strings.Fields(out), " "), err
 }
 
 // probe sends one echo request with a lifetime and returns who answered.
 func (l *Lab) probe(from string, to netip.Addr, ttl int) (netip.Addr, time.Duration, error) {
+	p := protocolOf(to)
 	var conn *icmp.PacketConn
 	err := namespace.Do(l.Top.Namespace(from), func() (err error) {
-		conn, err = icmp.ListenPacket("ip4:icmp", "0.0.0.0")
+		conn, err = icmp.ListenPacket(p.network, p.address)
 		return err
 	})
 	if err != nil {
 		return netip.Addr{}, 0, err
 	}
 	defer func() { _ = conn.Close() }()
-	if err := conn.IPv4PacketConn().SetTTL(ttl); err != nil {
+	setLifetime := func() error {
+		if to.Is6() {
+			return conn.IPv6PacketConn().SetHopLimit(ttl)
+		}
+		return conn.IPv4PacketConn().SetTTL(ttl)
+	}
+	if err := setLifetime(); err != nil {
 		return netip.Addr{}, 0, err
 	}
 	id := os.Getpid() & 0xffff
-	msg, err := (&icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: id, Seq: ttl, Data: []byte("godwit")}}).Marshal(nil)
+	// The kernel writes the checksum of ICMPv6.
+	msg, err := (&icmp.Message{Type: p.request, Body: &icmp.Echo{ID: id, Seq: ttl, Data: []byte("godwit")}}).Marshal(nil)
 	if err != nil {
 		return netip.Addr{}, 0, err
 	}
 	sent := time.Now()
-	if err := conn.SetReadDeadline(sent.Add(2 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(sent.Add(l.Patience.Times(probeTimeout))); err != nil {
 		return netip.Addr{}, 0, err
 	}
 	if _, err := conn.WriteTo(msg, &net.IPAddr{IP: to.AsSlice()}); err != nil {
@@ -105,7 +139,7 @@ func (l *Lab) probe(from string, to netip.Addr, ttl int) (netip.Addr, time.Durat
 		if err != nil {
 			return netip.Addr{}, 0, err
 		}
-		if answers(buf[:n], id, ttl) {
+		if p.answers(buf[:n], id, ttl) {
 			a, ok := netip.AddrFromSlice(peer.(*net.IPAddr).IP)
 			if !ok {
 				return netip.Addr{}, 0, errors.New("answer without an address")
@@ -116,29 +150,36 @@ func (l *Lab) probe(from string, to netip.Addr, ttl int) (netip.Addr, time.Durat
 }
 
 // answers tells whether a message is the reply to our request, or a
-// complaint about it: that has the beginning of the request in it (RFC 792).
-func answers(raw []byte, id, seq int) bool {
-	m, err := icmp.ParseMessage(icmpProtocol, raw)
+// complaint about it: that has the beginning of the request in it.
+func (p protocol) answers(raw []byte, id, seq int) bool {
+	m, err := icmp.ParseMessage(p.number, raw)
 	if err != nil {
 		return false
 	}
 	switch body := m.Body.(type) {
 	case *icmp.Echo:
-		return m.Type == ipv4.ICMPTypeEchoReply && body.ID == id && body.Seq == seq
+		return m.Type == p.reply && body.ID == id && body.Seq == seq
 	case *icmp.TimeExceeded:
-		return aboutRequest(body.Data, id, seq)
+		return p.aboutRequest(body.Data, id, seq)
 	case *icmp.DstUnreach:
-		return aboutRequest(body.Data, id, seq)
+		return p.aboutRequest(body.Data, id, seq)
 	}
 	return false
 }
 
-func aboutRequest(packet []byte, id, seq int) bool {
-	h, err := icmp.ParseIPv4Header(packet)
-	if err != nil || len(packet) < h.Len {
+func (p protocol) aboutRequest(packet []byte, id, seq int) bool {
+	header := ipv6.HeaderLen
+	if p.request == ipv4.ICMPTypeEcho {
+		h, err := icmp.ParseIPv4Header(packet)
+		if err != nil {
+			return false
+		}
+		header = h.Len
+	}
+	if len(packet) < header {
 		return false
 	}
-	m, err := icmp.ParseMessage(icmpProtocol, packet[h.Len:])
+	m, err := icmp.ParseMessage(p.number, packet[header:])
 	if err != nil {
 		return false
 	}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -36,7 +37,18 @@ type Pod struct {
 	Namespace   string // of Kubernetes
 	Netns       string
 	ContainerID string
-	Address     netip.Addr
+	Address     netip.Addr   // the IPv4 one or, where there is none, the IPv6 one
+	Addresses   []netip.Addr // all, IPv4 first
+}
+
+// Of returns the pod's address of a family, and whether it has one.
+func (p *Pod) Of(v6 bool) (netip.Addr, bool) {
+	for _, a := range p.Addresses {
+		if a.Is6() == v6 {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
 }
 
 // New returns a pod that is not attached yet. Its container id is made from
@@ -79,7 +91,7 @@ func (r *Runtime) ConfList(more ...map[string]any) (*libcni.NetworkConfigList, e
 }
 
 // Add makes the pod's network namespace and attaches it; the pod then bears
-// its address. Capabilities are the runtime's arguments to chained plugins.
+// its addresses. Capabilities are the runtime's arguments to chained plugins.
 func (r *Runtime) Add(ctx context.Context, p *Pod, list *libcni.NetworkConfigList, capabilities map[string]any) (*types100.Result, error) {
 	if err := namespace.Add(ctx, p.Netns); err != nil {
 		return nil, err
@@ -92,13 +104,18 @@ func (r *Runtime) Add(ctx context.Context, p *Pod, list *libcni.NetworkConfigLis
 	if err != nil {
 		return nil, err
 	}
+	p.Addresses = nil
 	for _, ip := range result.IPs {
 		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
-			p.Address = a.Unmap()
-			return result, nil
+			p.Addresses = append(p.Addresses, a.Unmap())
 		}
 	}
-	return nil, fmt.Errorf("attach %s: the plugin gave no address", p.Name)
+	if len(p.Addresses) == 0 {
+		return nil, fmt.Errorf("attach %s: the plugin gave no address", p.Name)
+	}
+	slices.SortFunc(p.Addresses, netip.Addr.Compare) // IPv4 before IPv6
+	p.Address = p.Addresses[0]
+	return result, nil
 }
 
 // Detach detaches a pod, whose network namespace stays.

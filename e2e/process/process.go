@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/godwit-net/godwit/e2e/namespace"
+	"github.com/godwit-net/godwit/e2e/patience"
 )
 
 // markVariable is the environment variable that bears a group's mark.
@@ -54,6 +55,9 @@ type Record struct {
 // Group is a set of processes with records and logs in one directory. Its
 // methods may be called concurrently for different names.
 type Group struct {
+	// Patience stretches the time that processes have to end.
+	Patience patience.Factor
+
 	dir string
 
 	mu   sync.Mutex
@@ -187,7 +191,7 @@ func (g *Group) end(ctx context.Context, name string, sig syscall.Signal) error 
 	if err != nil {
 		return err
 	}
-	if err := endOne(ctx, r, sig); err != nil {
+	if err := g.endOne(ctx, r, sig); err != nil {
 		return err
 	}
 	g.mu.Lock()
@@ -200,12 +204,13 @@ func (g *Group) end(ctx context.Context, name string, sig syscall.Signal) error 
 	return os.Remove(g.record(name))
 }
 
-func endOne(ctx context.Context, r Record, sig syscall.Signal) error {
+func (g *Group) endOne(ctx context.Context, r Record, sig syscall.Signal) error {
 	if err := r.Signal(sig); err != nil {
 		return err
 	}
-	killAt := time.Now().Add(stopGrace)
-	giveUp := killAt.Add(stopGrace)
+	grace := g.Patience.Times(stopGrace)
+	killAt := time.Now().Add(grace)
+	giveUp := killAt.Add(grace)
 	for r.Alive() {
 		switch now := time.Now(); {
 		case now.After(giveUp):
@@ -245,7 +250,7 @@ func (g *Group) StopAll(ctx context.Context) ([]Record, error) {
 	marked, err := g.marked()
 	errs = append(errs, err)
 	for _, r := range marked {
-		errs = append(errs, endOne(ctx, r, syscall.SIGTERM))
+		errs = append(errs, g.endOne(ctx, r, syscall.SIGTERM))
 	}
 	return append(ended, marked...), errors.Join(errs...)
 }

@@ -9,19 +9,21 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/godwit-net/godwit/e2e/namespace"
 )
 
-// Bridges in the fabric.
-const (
-	fabricBridge = "br0"
-	sharedBridge = "shared"
-)
+// sharedBridge is the bridge of the network behind both routers.
+const sharedBridge = "shared"
+
+// fabricBridge is the bridge of one of the nodes' subnets.
+func fabricBridge(subnet int) string { return "br" + strconv.Itoa(subnet) }
 
 // Build makes the namespaces and wires them. It is to be called once, on a
 // clean slate; what a failed Build leaves, Destroy removes.
@@ -34,23 +36,30 @@ func (t Topology) Build(ctx context.Context) error {
 			return fmt.Errorf("sysctls of %s: %w", m, err)
 		}
 	}
-	for _, br := range []string{fabricBridge, sharedBridge} {
-		if err := t.bridge(br); err != nil {
-			return err
+	b := builder{t: t}
+	b.bridge(sharedBridge)
+	for subnet := range t.Gateways {
+		b.bridge(fabricBridge(subnet))
+	}
+	b.address(Fabric, fabricBridge(0), t.ControlPlane)
+	for subnet, g := range t.Gateways {
+		dev := gatewayLink(subnet)
+		port := Gateway + strings.TrimPrefix(dev, Fabric)
+		b.fabricPort(subnet, port, end{machine: Gateway, dev: dev, addrs: g})
+		if subnet > 0 {
+			b.route(Fabric, g.Networks(), t.Gateways[0])
 		}
 	}
-	b := builder{t: t}
-	b.address(Fabric, fabricBridge, t.ControlPlane)
 	for _, n := range t.Nodes {
-		b.port(fabricBridge, n.Name, n.Name, "eth0", n.Address)
-		b.route(n.Name, netip.Prefix{}, t.GatewayAddr.Addr())
+		b.node(n)
 	}
-	b.port(fabricBridge, Gateway, Gateway, "fabric", t.GatewayAddr)
-	b.cable(Gateway, "internet", t.InternetGW, Internet, "eth0", t.InternetAddr)
-	b.route(Internet, t.GatewayAddr.Masked(), t.InternetGW.Addr())
+	b.cable(end{machine: Gateway, dev: "internet", addrs: t.InternetGW}, end{machine: Internet, dev: "eth0", addrs: t.InternetAddr})
+	for _, g := range t.Gateways {
+		b.route(Internet, g.Networks(), t.InternetGW)
+	}
 	for _, r := range t.ToRs {
-		b.port(fabricBridge, r.Name, r.Name, "fabric", r.Address)
-		b.port(sharedBridge, r.Name+"-shared", r.Name, "shared", r.Shared)
+		b.fabricPort(0, r.Name, end{machine: r.Name, dev: "fabric", addrs: r.Address})
+		b.port(sharedBridge, r.Name+"-shared", end{machine: r.Name, dev: "shared", addrs: r.Shared})
 	}
 	for _, h := range t.Hosts {
 		b.host(h)
@@ -58,6 +67,42 @@ func (t Topology) Build(ctx context.Context) error {
 	// The pods are reached through the routers' BGP routes; what the routers do not know,
 	// goes nowhere.
 	return b.err
+}
+
+// BuildNode makes the namespace of a node anew, as a boot of the node does. The
+// namespace must not be there; Unplug pulls the node out first.
+func (t Topology) BuildNode(ctx context.Context, n Node) error {
+	if err := namespace.Add(ctx, t.Namespace(n.Name)); err != nil {
+		return err
+	}
+	if err := t.sysctls(n.Name); err != nil {
+		return fmt.Errorf("sysctls of %s: %w", n.Name, err)
+	}
+	b := builder{t: t}
+	b.node(n)
+	return b.err
+}
+
+// Unplug takes a node's link to the fabric away, as a power cut does: nothing
+// that its processes do from then on is heard.
+func (t Topology) Unplug(n Node) error {
+	b := builder{t: t}
+	b.in(Fabric, func(h *netlink.Handle) error {
+		l, err := h.LinkByName(n.Name)
+		if err != nil {
+			return err
+		}
+		return h.LinkDel(l)
+	})
+	return b.err
+}
+
+// gatewayLink is the link of gw in a subnet.
+func gatewayLink(subnet int) string {
+	if subnet == 0 {
+		return Fabric
+	}
+	return Fabric + strconv.Itoa(subnet+1)
 }
 
 // Namespaces returns the names of the lab's namespaces that exist: its
@@ -92,6 +137,12 @@ func (t Topology) Destroy() error {
 // fabric is one subnet, and routers in it would otherwise tell the nodes of
 // shorter ways that no routing protocol knows.
 func (t Topology) sysctls(machine string) error {
+	_, isNode := t.Node(machine)
+	// Loose: two routers to one network make asymmetric ways legitimate.
+	reversePath := "2"
+	if isNode && t.Options.StrictReversePath {
+		reversePath = "1"
+	}
 	return namespace.Do(t.Namespace(machine), func() error {
 		for _, s := range [][2]string{
 			{"net/ipv4/ip_forward", "1"},
@@ -99,10 +150,13 @@ func (t Topology) sysctls(machine string) error {
 			{"net/ipv4/conf/default/send_redirects", "0"},
 			{"net/ipv4/conf/all/accept_redirects", "0"},
 			{"net/ipv4/conf/default/accept_redirects", "0"},
-			// Loose: two routers to one network make asymmetric ways legitimate.
-			{"net/ipv4/conf/all/rp_filter", "2"},
+			{"net/ipv4/conf/all/rp_filter", reversePath},
 			// Flows, not source and destination alone, spread over equal-cost routes.
 			{"net/ipv4/fib_multipath_hash_policy", "1"},
+			{"net/ipv6/fib_multipath_hash_policy", "1"},
+			// A router of IPv6 takes no redirects and no advertisements (RFC 4861).
+			{"net/ipv6/conf/all/forwarding", "1"},
+			{"net/ipv6/conf/default/forwarding", "1"},
 			// No duplicate address detection, so that addresses are usable at once.
 			{"net/ipv6/conf/all/accept_dad", "0"},
 			{"net/ipv6/conf/default/accept_dad", "0"},
@@ -114,19 +168,6 @@ func (t Topology) sysctls(machine string) error {
 		}
 		return nil
 	})
-}
-
-func (t Topology) bridge(name string) error {
-	h, err := t.handle(Fabric)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}
-	if err := h.LinkAdd(br); err != nil {
-		return fmt.Errorf("make bridge %s: %w", name, err)
-	}
-	return h.LinkSetUp(br)
 }
 
 func (t Topology) handle(machine string) (*netlink.Handle, error) {
@@ -144,27 +185,61 @@ type builder struct {
 	err error
 }
 
+// bridge makes a bridge in the fabric.
+func (b *builder) bridge(name string) {
+	b.in(Fabric, func(h *netlink.Handle) error {
+		// Without snooping, which would hold neighbour solicitations back until the
+		// bridge has seen who listens.
+		off := false
+		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}, MulticastSnooping: &off}
+		if err := h.LinkAdd(br); err != nil {
+			return fmt.Errorf("make bridge %s: %w", name, err)
+		}
+		return h.LinkSetUp(br)
+	})
+}
+
+// node wires a node to its subnet, whose router is its default gateway.
+func (b *builder) node(n Node) {
+	b.fabricPort(n.Subnet, n.Name, end{machine: n.Name, dev: "eth0", addrs: n.Address, mac: n.MAC})
+	b.defaultRoute(n.Name, b.t.Gateways[n.Subnet])
+}
+
 // host wires a host to its router or, behind several, to the shared network.
 func (b *builder) host(h Host) {
 	if len(h.Behind) > 1 {
-		b.port(sharedBridge, h.Name, h.Name, "eth0", h.Address)
+		b.port(sharedBridge, h.Name, end{machine: h.Name, dev: "eth0", addrs: h.Address})
 	}
-	var gateways []netip.Addr
+	var gateways []Pair
 	for _, r := range b.t.ToRs {
 		switch {
 		case len(h.Behind) > 1:
-			gateways = append(gateways, r.Shared.Addr())
+			gateways = append(gateways, r.Shared)
 		case h.Behind[0] == r.Name:
-			b.cable(r.Name, "hosts", r.Hosts, h.Name, "eth0", h.Address)
-			gateways = append(gateways, r.Hosts.Addr())
+			b.cable(end{machine: r.Name, dev: "hosts", addrs: r.Hosts}, end{machine: h.Name, dev: "eth0", addrs: h.Address})
+			gateways = append(gateways, r.Hosts)
 		}
 	}
-	b.route(h.Name, netip.Prefix{}, gateways...)
+	b.defaultRoute(h.Name, gateways...)
+}
+
+// end is an end of a cable: a link of a machine.
+type end struct {
+	machine, dev string
+	addrs        Pair             // none: the zero value
+	mac          net.HardwareAddr // nil: the kernel's choice
+	mtu          int              // 0: the kernel's choice
+}
+
+// fabricPort connects a machine to one of the nodes' subnets.
+func (b *builder) fabricPort(subnet int, port string, e end) {
+	e.mtu = b.t.Options.MTU
+	b.port(fabricBridge(subnet), port, e)
 }
 
 // port connects a machine to a bridge of the fabric.
-func (b *builder) port(bridge, port, machine, dev string, a netip.Prefix) {
-	b.cable(Fabric, port, netip.Prefix{}, machine, dev, a)
+func (b *builder) port(bridge, port string, e end) {
+	b.cable(end{machine: Fabric, dev: port, mtu: e.mtu}, e)
 	b.in(Fabric, func(h *netlink.Handle) error {
 		br, err := h.LinkByName(bridge)
 		if err != nil {
@@ -179,56 +254,73 @@ func (b *builder) port(bridge, port, machine, dev string, a netip.Prefix) {
 }
 
 // cable connects two machines with a veth pair whose ends are born in their
-// namespaces; an end without an address gets none.
-func (b *builder) cable(m1, dev1 string, a1 netip.Prefix, m2, dev2 string, a2 netip.Prefix) {
-	b.in(m1, func(h *netlink.Handle) error {
-		peer, err := netns.GetFromPath(namespace.Path(b.t.Namespace(m2)))
+// namespaces.
+func (b *builder) cable(e1, e2 end) {
+	b.in(e1.machine, func(h *netlink.Handle) error {
+		peer, err := netns.GetFromPath(namespace.Path(b.t.Namespace(e2.machine)))
 		if err != nil {
 			return err
 		}
 		defer func() { _ = peer.Close() }()
 		return h.LinkAdd(&netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: dev1},
-			PeerName:  dev2, PeerNamespace: netlink.NsFd(int(peer)),
+			LinkAttrs: netlink.LinkAttrs{Name: e1.dev, HardwareAddr: e1.mac, MTU: e1.mtu},
+			PeerName:  e2.dev, PeerHardwareAddr: e2.mac, PeerMTU: uint32(e2.mtu), PeerNamespace: netlink.NsFd(int(peer)),
 		})
 	})
-	b.address(m1, dev1, a1)
-	b.address(m2, dev2, a2)
+	b.address(e1.machine, e1.dev, e1.addrs)
+	b.address(e2.machine, e2.dev, e2.addrs)
 }
 
-// address brings a link up and gives it an address.
-func (b *builder) address(machine, dev string, a netip.Prefix) {
+// address brings a link up and gives it addresses. IPv6 ones are usable at
+// once: nobody looks for duplicates.
+func (b *builder) address(machine, dev string, a Pair) {
 	b.in(machine, func(h *netlink.Handle) error {
 		l, err := h.LinkByName(dev)
 		if err != nil {
 			return fmt.Errorf("link %s: %w", dev, err)
 		}
-		if a.IsValid() {
-			if err := h.AddrAdd(l, &netlink.Addr{IPNet: ipNet(a)}); err != nil {
-				return fmt.Errorf("address %s on %s: %w", a, dev, err)
+		for _, p := range a.Each() {
+			addr := &netlink.Addr{IPNet: ipNet(p)}
+			if p.Addr().Is6() {
+				addr.Flags = unix.IFA_F_NODAD
+			}
+			if err := h.AddrAdd(l, addr); err != nil {
+				return fmt.Errorf("address %s on %s: %w", p, dev, err)
 			}
 		}
 		return h.LinkSetUp(l)
 	})
 }
 
-// route adds a route, with several gateways an equal-cost one; the default
-// route when dst is zero.
-func (b *builder) route(machine string, dst netip.Prefix, gateways ...netip.Addr) {
-	b.in(machine, func(h *netlink.Handle) error {
-		if !dst.IsValid() {
-			dst = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+// defaultRoute adds the default route of each family, with several gateways an
+// equal-cost one.
+func (b *builder) defaultRoute(machine string, gateways ...Pair) {
+	for _, f := range b.t.Options.Family.Each() {
+		dst := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if f == IPv6 {
+			dst = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
-		r := &netlink.Route{Dst: ipNet(dst)}
-		if len(gateways) == 1 {
-			r.Gw = gateways[0].AsSlice()
-		} else {
+		b.route(machine, []netip.Prefix{dst}, gateways...)
+	}
+}
+
+// route adds a route to each destination, through the gateways' addresses of
+// its family; with several gateways an equal-cost one.
+func (b *builder) route(machine string, dsts []netip.Prefix, gateways ...Pair) {
+	for _, dst := range dsts {
+		b.in(machine, func(h *netlink.Handle) error {
+			r := &netlink.Route{Dst: ipNet(dst)}
 			for _, g := range gateways {
-				r.MultiPath = append(r.MultiPath, &netlink.NexthopInfo{Gw: g.AsSlice()})
+				gw := g.Of(FamilyOf(dst.Addr())).Addr().AsSlice()
+				if len(gateways) == 1 {
+					r.Gw = gw
+					continue
+				}
+				r.MultiPath = append(r.MultiPath, &netlink.NexthopInfo{Gw: gw})
 			}
-		}
-		return h.RouteAdd(r)
-	})
+			return h.RouteAdd(r)
+		})
+	}
 }
 
 func (b *builder) in(machine string, f func(*netlink.Handle) error) {

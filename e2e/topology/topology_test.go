@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,37 +13,63 @@ import (
 	"github.com/godwit-net/godwit/e2e/namespace"
 )
 
-func TestReferenceIsConsistent(t *testing.T) {
-	top := Reference("godwit-x-")
-	fabric := top.ControlPlane.Masked()
+// variants are the options that tests try.
+func variants() map[string]Options {
+	return map[string]Options{
+		"reference":             {},
+		"IPv6":                  {Family: IPv6},
+		"dual-stack, 2 subnets": {Family: Dual, Subnets: 2, MTU: 1400, StrictReversePath: true},
+	}
+}
+
+func TestTopologiesAreConsistent(t *testing.T) {
+	for name, o := range variants() {
+		t.Run(name, func(t *testing.T) { checkConsistent(t, New("godwit-x-", o)) })
+	}
+}
+
+func checkConsistent(t *testing.T, top Topology) {
+	t.Helper()
+	families := top.Options.Family.Each()
 	seen := map[netip.Addr]string{}
-	take := func(who string, a netip.Prefix, in netip.Prefix) {
-		if other, dup := seen[a.Addr()]; dup {
-			t.Errorf("%s and %s share %s", who, other, a)
+	take := func(who string, a, in Pair) {
+		t.Helper()
+		if got := len(a.Each()); got != len(families) {
+			t.Errorf("%s has %d addresses of %d families: %v", who, got, len(families), a)
 		}
-		seen[a.Addr()] = who
-		if !in.Contains(a.Addr()) {
-			t.Errorf("%s: %s is not in %s", who, a, in)
-		}
-		if got := top.NameOf(a.Addr()); got != who {
-			t.Errorf("NameOf(%s) = %q, want %q", a.Addr(), got, who)
+		for _, f := range families {
+			addr := a.Of(f).Addr()
+			if other, dup := seen[addr]; dup {
+				t.Errorf("%s and %s share %s", who, other, addr)
+			}
+			seen[addr] = who
+			if !in.Of(f).Masked().Contains(addr) {
+				t.Errorf("%s: %s is not in %s", who, addr, in.Of(f))
+			}
+			if got := top.NameOf(addr); got != who {
+				t.Errorf("NameOf(%s) = %q, want %q", addr, got, who)
+			}
 		}
 	}
-	take(Fabric, top.ControlPlane, fabric)
-	take(Gateway, top.GatewayAddr, fabric)
+	take(Fabric, top.ControlPlane, top.Gateways[0])
+	for _, g := range top.Gateways {
+		take(Gateway, g, g)
+	}
 	for i, n := range top.Nodes {
-		take(n.Name, n.Address, fabric)
-		if !top.Pool.Contains(n.Block.Addr()) {
-			t.Errorf("block %s is not in the pool", n.Block)
-		}
-		for _, m := range top.Nodes[:i] {
-			if m.Block.Overlaps(n.Block) {
-				t.Errorf("%s and %s share a block", m.Name, n.Name)
+		take(n.Name, n.Address, top.Gateways[n.Subnet])
+		for _, f := range families {
+			if !top.Pool.Of(f).Contains(n.Block.Of(f).Addr()) {
+				t.Errorf("block %s is not in the pool", n.Block.Of(f))
+			}
+			for _, m := range top.Nodes[:i] {
+				if m.Block.Of(f).Overlaps(n.Block.Of(f)) {
+					t.Errorf("%s and %s share a block", m.Name, n.Name)
+				}
 			}
 		}
 	}
 	for _, r := range top.ToRs {
-		take(r.Name, r.Address, fabric)
+		take(r.Name, r.Address, top.Gateways[0])
 		take(r.Name, r.Hosts, top.HostRange)
 		take(r.Name, r.Shared, top.HostRange)
 	}
@@ -51,8 +78,29 @@ func TestReferenceIsConsistent(t *testing.T) {
 	}
 }
 
-// TestBuildWires builds the network twice over and lets every machine of the
-// fabric reach every other, and hosts their routers.
+func TestOptionsCheck(t *testing.T) {
+	for name, tt := range map[string]struct {
+		o    Options
+		want string
+	}{
+		"nothing":      {Options{}, ""},
+		"everything":   {Options{Family: Dual, Subnets: 2, MTU: 9000}, ""},
+		"family":       {Options{Family: "ipx"}, "family"},
+		"subnets":      {Options{Subnets: 3}, "subnets"},
+		"MTU too low":  {Options{MTU: 500}, "MTU"},
+		"MTU too high": {Options{MTU: 70000}, "MTU"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := tt.o.WithDefaults().Check()
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Check = %v, want one about %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestBuildWires builds each network, and the reference twice over, and lets
+// every machine of the fabric reach every other, and hosts their routers.
 func TestBuildWires(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") != "" {
@@ -62,51 +110,88 @@ func TestBuildWires(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	top := Reference("godwit-topo-")
 	// Another lab's, whose prefix starts with this one's.
 	other := Reference("godwit-topo-x-").Namespace("n1")
 	if err := namespace.Add(ctx, other); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = namespace.Delete(other) }()
-	for range 2 {
-		if err := top.Build(ctx); err != nil {
-			_ = top.Destroy()
-			t.Fatal(err)
-		}
-		var reach [][2]string
-		for _, n := range top.Nodes {
-			for _, other := range top.Nodes {
-				reach = append(reach, [2]string{n.Name, other.Address.Addr().String()})
+	tries := variants()
+	tries["reference once more"] = Options{}
+	for name, o := range tries {
+		t.Run(name, func(t *testing.T) {
+			top := New("godwit-topo-", o)
+			defer func() { _ = top.Destroy() }()
+			if err := top.Build(ctx); err != nil {
+				t.Fatal(err)
 			}
-			for _, r := range top.ToRs {
-				reach = append(reach, [2]string{n.Name, r.Address.Addr().String()})
+			checkWires(ctx, t, top)
+			// A node that is pulled out and built anew is as before.
+			n := top.Nodes[2]
+			if err := top.Unplug(n); err != nil {
+				t.Fatal(err)
 			}
-			reach = append(reach,
-				[2]string{n.Name, top.ControlPlane.Addr().String()},
-				[2]string{n.Name, top.InternetAddr.Addr().String()})
-		}
-		for _, r := range top.ToRs {
-			reach = append(reach, [2]string{Host3, r.Shared.Addr().String()})
-		}
-		reach = append(reach,
-			[2]string{"host1", top.ToRs[0].Hosts.Addr().String()},
-			[2]string{"host2", top.ToRs[1].Hosts.Addr().String()})
-		for _, r := range reach {
-			if _, err := namespace.Run(ctx, top.Namespace(r[0]), "ping", "-c1", "-W2", "-n", r[1]); err != nil {
-				t.Errorf("%s does not reach %s: %v", r[0], r[1], err)
+			if err := namespace.Delete(top.Namespace(n.Name)); err != nil {
+				t.Fatal(err)
 			}
-		}
-		if err := top.Destroy(); err != nil {
-			t.Fatal(err)
-		}
-		left, err := namespace.List(top.Prefix)
-		if err != nil || !slices.Equal(left, []string{other}) {
-			t.Fatalf("after Destroy: %v, %v; want the other lab's %s alone", left, err, other)
-		}
+			if err := top.BuildNode(ctx, n); err != nil {
+				t.Fatal(err)
+			}
+			checkWires(ctx, t, top)
+			if err := top.Destroy(); err != nil {
+				t.Fatal(err)
+			}
+			left, err := namespace.List(top.Prefix)
+			if err != nil || !slices.Equal(left, []string{other}) {
+				t.Fatalf("after Destroy: %v, %v; want the other lab's %s alone", left, err, other)
+			}
+		})
 	}
 	out, err := namespace.Run(ctx, "", "ip", "-br", "link")
 	if err != nil || strings.Contains(out, "n1") {
 		t.Errorf("links in the caller's namespace: %s, %v", out, err)
+	}
+}
+
+func checkWires(ctx context.Context, t *testing.T, top Topology) {
+	t.Helper()
+	type way struct {
+		from string
+		to   Pair
+	}
+	var reach []way
+	for _, n := range top.Nodes {
+		for _, other := range top.Nodes {
+			reach = append(reach, way{n.Name, other.Address})
+		}
+		if n.Subnet == 0 {
+			for _, r := range top.ToRs {
+				reach = append(reach, way{n.Name, r.Address})
+			}
+		}
+		reach = append(reach, way{n.Name, top.ControlPlane}, way{n.Name, top.InternetAddr}, way{Internet, n.Address})
+	}
+	for _, r := range top.ToRs {
+		reach = append(reach, way{Host3, r.Shared})
+	}
+	reach = append(reach, way{"host1", top.ToRs[0].Hosts}, way{"host2", top.ToRs[1].Hosts})
+	for _, r := range reach {
+		for _, a := range r.to.Addrs() {
+			if _, err := namespace.Run(ctx, top.Namespace(r.from), "ping", "-c1", "-W2", "-n", a.String()); err != nil {
+				t.Errorf("%s does not reach %s: %v", r.from, a, err)
+			}
+		}
+	}
+	for _, n := range top.Nodes {
+		for file, want := range map[string]string{
+			"/sys/class/net/eth0/mtu":               strconv.Itoa(top.Options.MTU),
+			"/proc/sys/net/ipv4/conf/all/rp_filter": map[bool]string{true: "1", false: "2"}[top.Options.StrictReversePath],
+		} {
+			// sysfs shows the network namespace of who mounted it; ip(8) mounts it anew.
+			out, err := namespace.Run(ctx, "", "ip", "netns", "exec", top.Namespace(n.Name), "cat", file)
+			if err != nil || strings.TrimSpace(out) != want {
+				t.Errorf("%s on %s is %q (%v), want %s", file, n.Name, out, err, want)
+			}
+		}
 	}
 }

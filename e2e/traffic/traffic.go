@@ -1,6 +1,6 @@
-// Package traffic sends TCP between network namespaces and tells what came
-// through: streams that notice each stall, and who a connection seems to come
-// from.
+// Package traffic sends TCP and UDP between network namespaces and tells what
+// came through: streams that notice each stall, datagrams that are counted, bulk,
+// and who a connection seems to come from.
 package traffic
 
 import (
@@ -21,19 +21,30 @@ import (
 // room for one lost SYN.
 const dialTimeout = 4 * time.Second
 
-// Listen listens for TCP in a namespace; port 0 takes a free one.
+// Listen listens for TCP of both families in a namespace; port 0 takes a free
+// one.
 func Listen(netns string, port uint16) (l net.Listener, err error) {
 	err = namespace.Do(netns, func() error {
-		l, err = net.Listen("tcp4", netip.AddrPortFrom(netip.IPv4Unspecified(), port).String())
+		l, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
 		return err
 	})
 	return l, err
 }
 
 // Dial connects from inside a namespace.
-func Dial(ctx context.Context, netns string, to netip.AddrPort) (c net.Conn, err error) {
+func Dial(ctx context.Context, netns string, to netip.AddrPort) (net.Conn, error) {
+	return dialAs(ctx, netns, netip.Addr{}, to)
+}
+
+// dialAs connects from an address of a namespace; the zero one leaves the choice
+// to the kernel.
+func dialAs(ctx context.Context, netns string, own netip.Addr, to netip.AddrPort) (c net.Conn, err error) {
+	d := net.Dialer{Timeout: dialTimeout}
+	if own.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(own, 0))
+	}
 	err = namespace.Do(netns, func() error {
-		c, err = (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp4", to.String())
+		c, err = d.DialContext(ctx, "tcp", to.String())
 		return err
 	})
 	return c, err
@@ -42,13 +53,19 @@ func Dial(ctx context.Context, netns string, to netip.AddrPort) (c net.Conn, err
 // Source connects from one namespace to an address in another and returns
 // the address that the other end sees.
 func Source(ctx context.Context, from, to string, addr netip.Addr) (netip.Addr, error) {
+	return SourceAs(ctx, from, netip.Addr{}, to, addr)
+}
+
+// SourceAs is Source for a program that binds to one of its machine's addresses
+// before it connects.
+func SourceAs(ctx context.Context, from string, own netip.Addr, to string, addr netip.Addr) (netip.Addr, error) {
 	l, err := Listen(to, 0)
 	if err != nil {
 		return netip.Addr{}, err
 	}
 	defer func() { _ = l.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
-	c, err := Dial(ctx, from, netip.AddrPortFrom(addr, portOf(l)))
+	c, err := dialAs(ctx, from, own, netip.AddrPortFrom(addr, portOf(l)))
 	if err != nil {
 		return netip.Addr{}, err
 	}

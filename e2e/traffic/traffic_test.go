@@ -11,9 +11,42 @@ import (
 	"github.com/godwit-net/godwit/e2e/namespace"
 )
 
-// TestStreamNoticesStalls takes the link of a stream away for a while: nothing
-// is lost, and the stall is told.
-func TestStreamNoticesStalls(t *testing.T) {
+// TestDatagramsAndBulk counts datagrams with and without a loss, and sends bulk,
+// in both families.
+func TestDatagramsAndBulk(t *testing.T) {
+	ctx, a, b := pair(t)
+	for _, addr := range []string{"192.0.2.2", "fd00:192::2"} {
+		to := netip.MustParseAddr(addr)
+		d, err := StartDatagrams(ctx, "test", a, b, to, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(300 * time.Millisecond) // what is counted
+		c, err := d.Stop()
+		if err != nil || c.Sent < 200 || c.Received != c.Sent || len(c.Lost) > 0 || c.Refused > 0 {
+			t.Errorf("%s: Stop = %+v, %v; want at least 200 and all of them", addr, c, err)
+		}
+		const size = 32 << 20
+		if took, err := Bulk(ctx, a, b, to, size); err != nil {
+			t.Errorf("Bulk = %v, %v", took, err)
+		}
+	}
+	d, err := StartDatagrams(ctx, "lost", a, b, netip.MustParseAddr("192.0.2.2"), 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := namespace.Run(ctx, "", "ip", "-n", b, "link", "set", "eth0", "down"); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond) // the loss itself
+	if c, err := d.Stop(); err != nil || len(c.Lost)+c.Refused == 0 {
+		t.Errorf("over a link that is down: %+v, %v; want losses", c, err)
+	}
+}
+
+// pair makes two namespaces with a cable between them: 192.0.2.1 and .2.
+func pair(t *testing.T) (ctx context.Context, a, b string) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") != "" {
 			t.Fatal("needs root, and CI must run it as root")
@@ -21,8 +54,8 @@ func TestStreamNoticesStalls(t *testing.T) {
 		t.Skip("needs root: it makes network namespaces")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	const a, b = "godwit-traffic-a", "godwit-traffic-b"
+	t.Cleanup(cancel)
+	a, b = "godwit-traffic-a", "godwit-traffic-b"
 	ip := func(command string) {
 		t.Helper()
 		if _, err := namespace.Run(ctx, "", strings.Fields("ip "+command)...); err != nil {
@@ -36,13 +69,32 @@ func TestStreamNoticesStalls(t *testing.T) {
 		t.Cleanup(func() { _ = namespace.Delete(ns) })
 	}
 	ip("-n " + a + " link add eth0 type veth peer name eth0 netns " + b)
-	for ns, addr := range map[string]string{a: "192.0.2.1/24", b: "192.0.2.2/24"} {
-		ip("-n " + ns + " addr add " + addr + " dev eth0")
+	for ns, n := range map[string]string{a: "1", b: "2"} {
+		ip("-n " + ns + " addr add 192.0.2." + n + "/24 dev eth0")
+		ip("-n " + ns + " addr add fd00:192::" + n + "/64 dev eth0 nodad")
 		ip("-n " + ns + " link set eth0 up")
+	}
+	return ctx, a, b
+}
+
+// TestStreamNoticesStalls takes the link of a stream away for a while: nothing
+// is lost, and the stall is told.
+func TestStreamNoticesStalls(t *testing.T) {
+	ctx, a, b := pair(t)
+	ip := func(command string) {
+		t.Helper()
+		if _, err := namespace.Run(ctx, "", strings.Fields("ip "+command)...); err != nil {
+			t.Fatal(err)
+		}
 	}
 	to := netip.MustParseAddr("192.0.2.2")
 	if got, err := Source(ctx, a, b, to); err != nil || got.String() != "192.0.2.1" {
 		t.Errorf("Source = %v, %v; want 192.0.2.1", got, err)
+	}
+	second := netip.MustParseAddr("192.0.2.3")
+	ip("-n " + a + " addr add 192.0.2.3/24 dev eth0")
+	if got, err := SourceAs(ctx, a, second, b, to); err != nil || got != second {
+		t.Errorf("SourceAs = %v, %v; want %v", got, err, second)
 	}
 	s, err := Start(ctx, "test", a, b, to)
 	if err != nil {

@@ -10,12 +10,18 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/godwit-net/godwit/e2e/lab"
+	"github.com/godwit-net/godwit/e2e/patience"
 )
 
 func main() {
+	// The API's client has nothing to tell, but complains after half a minute
+	// when nobody said so.
+	ctrllog.SetLogger(logr.Discard())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := newCommand().ExecuteContext(ctx)
 	stop()
@@ -40,8 +46,16 @@ func newCommand() *cobra.Command {
 	var kube []string
 	f.StringSliceVar(&c.Bin, "bin", []string{"bin"}, "folders with Godwit's programs")
 	f.StringSliceVar(&kube, "kube-bin", []string{".cache/bin"}, "folders with Kubernetes' programs and CNI plugins")
-	cmd.PersistentPreRun = func(*cobra.Command, []string) { c.Bin = append(c.Bin, kube...) }
 	f.StringVar(&c.ConfigDir, "config", "config", "the project's config folder")
+	var factor float64
+	f.Float64Var(&factor, "patience", 0, "stretch the lab's deadlines by this factor (default $"+patience.Variable+", or 1)")
+	cmd.PersistentPreRunE = func(*cobra.Command, []string) (err error) {
+		c.Bin = append(c.Bin, kube...)
+		if c.Patience = patience.Factor(factor); factor == 0 {
+			c.Patience, err = patience.FromEnvironment()
+		}
+		return err
+	}
 	cmd.AddCommand(upCommand(&c, open), downCommand(open), statusCommand(open), shellCommand(open), proxyCommand())
 	return cmd
 }
@@ -49,16 +63,20 @@ func newCommand() *cobra.Command {
 type opener func() (*lab.Lab, error)
 
 func upCommand(c *lab.Config, open opener) *cobra.Command {
-	return &cobra.Command{
+	var o optionFlags
+	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Build the lab, show it, and leave it running; one that is up is taken down first",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			self, err := os.Executable()
+			options, err := o.options()
 			if err != nil {
 				return err
 			}
-			c.Proxy = self
+			if c.Proxy, err = os.Executable(); err != nil {
+				return err
+			}
+			c.Options = &options
 			l, err := open()
 			if err != nil {
 				return err
@@ -66,6 +84,8 @@ func upCommand(c *lab.Config, open opener) *cobra.Command {
 			return up(cmd.Context(), l, lab.NewProgress(cmd.OutOrStdout()))
 		},
 	}
+	o.add(cmd)
+	return cmd
 }
 
 func up(ctx context.Context, l *lab.Lab, p *lab.Progress) error {
