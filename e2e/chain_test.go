@@ -58,7 +58,7 @@ func testPluginChain(t *testing.T, l *lab.Lab) {
 			t.Fatal(err)
 		}
 		defer func() { _ = server.Close() }()
-		node := netip.AddrPortFrom(nodeOf(t, l, "n1").Address.Addr(), 18080)
+		node := netip.AddrPortFrom(nodeOf(t, l, "n1").Address.First(), 18080)
 		for _, from := range []string{"n2", "internet"} {
 			c, err := traffic.Dial(ctx, l.Top.Namespace(from), node)
 			if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/e2e/lab"
 	"github.com/godwit-net/godwit/e2e/namespace"
 	"github.com/godwit-net/godwit/e2e/pods"
@@ -108,7 +109,7 @@ func testChurn(t *testing.T, l *lab.Lab) {
 	c.killedDuring(ctx, t, "ADD", c.add, func(records int) bool { return records >= c.base+churnPods/3 })
 	c.quiet(ctx, t)
 	c.refusedWhileAway(ctx, t)
-	c.restart(ctx, t)
+	started := c.restart(ctx, t)
 	// A runtime gives up a failed attempt before it makes another.
 	c.again(ctx, t, "DEL of what failed", c.del)
 	c.again(ctx, t, "ADD of what failed", c.add)
@@ -123,9 +124,10 @@ func testChurn(t *testing.T, l *lab.Lab) {
 		}
 	}
 
+	c.settled(ctx, t, started)
 	c.killedDuring(ctx, t, "DEL", c.del, func(records int) bool { return records <= c.base+churnPods*2/3 })
 	c.quiet(ctx, t)
-	c.restart(ctx, t)
+	_ = c.restart(ctx, t)
 	c.again(ctx, t, "DEL of what failed", c.del)
 	base.same(t, l)
 
@@ -147,7 +149,7 @@ func (c *churn) startStreams(ctx context.Context, t *testing.T) {
 		{"n1-p3", "n2-p4", pod(t, c.l, "n2-p4").Address},
 		{"n3-p1", "n1-p2", pod(t, c.l, "n1-p2").Address},
 		{"n1-p1", "n1-p2", pod(t, c.l, "n1-p2").Address},
-		{"n1-p1", "host1", hostOf(t, c.l, "host1").Address.Addr()},
+		{"n1-p1", "host1", hostOf(t, c.l, "host1").Address.First()},
 		{"host2", "n1-p3", pod(t, c.l, "n1-p3").Address},
 	} {
 		specs = append(specs, traffic.Spec{
@@ -312,7 +314,8 @@ func (c *churn) refusedWhileAway(ctx context.Context, t *testing.T) {
 	t.Logf("ADD without the agent fails after %v", fastest)
 }
 
-func (c *churn) restart(ctx context.Context, t *testing.T) {
+// restart starts the agent that was killed, and returns when.
+func (c *churn) restart(ctx context.Context, t *testing.T) time.Time {
 	t.Helper()
 	begin := time.Now()
 	if err := c.l.StartAgent(ctx, churnNode); err != nil {
@@ -322,6 +325,30 @@ func (c *churn) restart(ctx context.Context, t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("agent ready again after %v, streams stall for %v", time.Since(begin), c.mark(t))
+	return begin
+}
+
+// settled waits until all peers have the node's routes from the agent's new life.
+// A router that loses the session once more before that has kept the routes for
+// one restart already, and drops them.
+func (c *churn) settled(ctx context.Context, t *testing.T, started time.Time) {
+	t.Helper()
+	if err := c.l.WaitRestarted(ctx, churnNode, started); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, "all peers have the node's blocks", func() error {
+		nn := &v1alpha1.NodeNetwork{}
+		if err := get(ctx, c.l, churnNode, nn); err != nil {
+			return err
+		}
+		for _, s := range nn.Status.Sessions {
+			if int(s.Advertised) != len(nn.Status.Blocks) {
+				return fmt.Errorf("%s was sent %d of %d blocks", s.Name, s.Advertised, len(nn.Status.Blocks))
+			}
+		}
+		return nil
+	})
+	t.Logf("the restart is over %v after it began", time.Since(started))
 }
 
 func (c *churn) again(ctx context.Context, t *testing.T, what string, do func(context.Context, *pods.Pod) error) {
@@ -349,7 +376,7 @@ func (c *churn) checkAddresses(t *testing.T) {
 			t.Errorf("%s and %s both have %s", p.Name, other, p.Address)
 		}
 		owner[p.Address] = p.Name
-		if !c.l.Top.Pool.Contains(p.Address) {
+		if !c.l.Top.Pool.V4.Contains(p.Address) {
 			t.Errorf("%s has %s, which is not of the pool", p.Name, p.Address)
 		}
 	}

@@ -24,7 +24,7 @@ func testDeletedNode(t *testing.T, l *lab.Lab) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gone := topology.Node{Name: "n4", Address: netip.MustParsePrefix("10.211.55.118/24")}
+	gone := topology.Node{Name: "n4", Address: topology.Pair{V4: netip.MustParsePrefix("10.211.55.118/24")}}
 	block := netip.MustParsePrefix("172.25.200.0/26")
 	if err := l.AddNode(ctx, gone); err != nil {
 		t.Fatal(err)
@@ -69,8 +69,8 @@ func testDeletedNode(t *testing.T, l *lab.Lab) {
 		t.Fatal(err)
 	}
 	for _, n := range l.Top.Nodes {
-		if owner[v1alpha1.IPBlockName(n.Block)] != n.Name {
-			t.Errorf("block %s of node %s is %q's now", n.Block, n.Name, owner[v1alpha1.IPBlockName(n.Block)])
+		if owner[v1alpha1.IPBlockName(n.Block.V4)] != n.Name {
+			t.Errorf("block %s of node %s is %q's now", n.Block.V4, n.Name, owner[v1alpha1.IPBlockName(n.Block.V4)])
 		}
 	}
 	if err := l.WaitEstablished(ctx); err != nil {

@@ -27,7 +27,7 @@ func testGoldens(t *testing.T, l *lab.Lab) {
 		golden(t, m+".ip-route.txt", run(t, l, m, "ip -4 route"))
 	}
 	for i, r := range l.Routers {
-		_, view, err := r.Blocks(ctx)
+		_, view, err := r.Blocks(ctx, l.Top.Pool.V4)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,6 +75,6 @@ func golden(t *testing.T, name, got string) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
-		t.Errorf("%s differs (- want, + got; `go test -run TestLab/Goldens -update .` writes it anew):\n%s", file, diff)
+		t.Errorf("%s differs (- want, + got; `go test -run '^%s$' -update .` writes it anew):\n%s", file, t.Name(), diff)
 	}
 }

@@ -125,7 +125,7 @@ func testLinkFlap(t *testing.T, l *lab.Lab) {
 	}
 	t.Run("uplink", func(t *testing.T) {
 		// The default route is the lab's, not ours to heal.
-		defer func() { run(t, l, "n1", "ip route replace default via "+l.Top.GatewayAddr.Addr().String()) }()
+		defer func() { run(t, l, "n1", "ip route replace default via "+l.Top.Gateways[0].First().String()) }()
 		run(t, l, "n1", "ip link set eth0 down")
 		eventually(t, time.Second, "routes are gone", contains(l, "n1", "ip -4 route", "172.25.0.192/26", false))
 		run(t, l, "n1", "ip link set eth0 up")

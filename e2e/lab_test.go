@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/godwit-net/godwit/e2e/lab"
+	"github.com/godwit-net/godwit/e2e/patience"
 	"github.com/godwit-net/godwit/e2e/pods"
 	"github.com/godwit-net/godwit/e2e/topology"
 	"github.com/godwit-net/godwit/e2e/traffic"
@@ -37,31 +38,7 @@ func TestMain(m *testing.M) {
 func TestLab(t *testing.T) {
 	requireRoot(t)
 	ctx := deadline(t, 10*time.Minute)
-	cfg := config(t, "godwit-e2e-", "/run/godwit-e2e")
-	l := open(t, cfg)
-	// A run that was killed may have left something.
-	if _, err := l.Down(ctx); err != nil {
-		t.Fatal(err)
-	}
-	before := takeSnapshot(t, cfg)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if t.Failed() {
-			dump(t, l)
-		}
-		guests, err := l.Down(ctx)
-		if err != nil || len(guests) > 0 {
-			t.Errorf("lab down: %v; still in its namespaces: %v", err, guests)
-		}
-		before.compare(t, takeSnapshot(t, cfg))
-	})
-	var out strings.Builder
-	if err := l.Up(ctx, lab.NewProgress(&out)); err != nil {
-		t.Fatalf("%v\n%s", err, out.String())
-	}
-	t.Logf("lab up:\n%s", out.String())
-
+	l := bringUp(ctx, t, lab.Options{})
 	for _, tt := range []struct {
 		name string
 		run  func(*testing.T, *lab.Lab)
@@ -84,6 +61,43 @@ func TestLab(t *testing.T) {
 			t.Fatal("out of time")
 		}
 	}
+}
+
+// bringUp brings a lab up for the length of a test, and looks whether it leaves
+// the machine as it was.
+func bringUp(ctx context.Context, t *testing.T, o lab.Options) *lab.Lab {
+	t.Helper()
+	// Runs beside each other need names of their own.
+	name := "godwit-e2e"
+	if own := os.Getenv("GODWIT_E2E_NAME"); own != "" {
+		name = own
+	}
+	cfg := config(t, name+"-", "/run/"+name)
+	cfg.Options = &o
+	l := open(t, cfg)
+	// A run that was killed may have left something.
+	if _, err := l.Down(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before := takeSnapshot(ctx, t, cfg)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.Patience.Times(time.Minute))
+		defer cancel()
+		if t.Failed() {
+			dump(t, l)
+		}
+		guests, err := l.Down(ctx)
+		if err != nil || len(guests) > 0 {
+			t.Errorf("lab down: %v; still in its namespaces: %v", err, guests)
+		}
+		before.compare(t, takeSnapshot(ctx, t, cfg))
+	})
+	var out strings.Builder
+	if err := l.Up(ctx, lab.NewProgress(&out)); err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	t.Logf("lab up (%s):\n%s", l.Options, out.String())
+	return l
 }
 
 func requireRoot(t *testing.T) {
@@ -112,8 +126,19 @@ func config(t *testing.T, prefix, dir string) lab.Config {
 	}
 	return lab.Config{
 		Prefix: prefix, Dir: dir, ConfigDir: filepath.Join(root, "config"),
-		Bin: []string{env("GODWIT_BIN", "bin"), env("GODWIT_KUBE_BIN", ".cache/bin")},
+		Bin:      []string{env("GODWIT_BIN", "bin"), env("GODWIT_KUBE_BIN", ".cache/bin")},
+		Patience: patient(t),
 	}
+}
+
+// patient is by how much this run's deadlines are stretched.
+func patient(t *testing.T) patience.Factor {
+	t.Helper()
+	f, err := patience.FromEnvironment()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
 }
 
 func open(t *testing.T, c lab.Config) *lab.Lab {
@@ -128,7 +153,7 @@ func open(t *testing.T, c lab.Config) *lab.Lab {
 // deadline is a context that ends with the test, or after a while.
 func deadline(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), d)
+	ctx, cancel := context.WithTimeout(context.Background(), patient(t).Times(d))
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -137,6 +162,7 @@ func deadline(t *testing.T, d time.Duration) context.Context {
 // returns how long that took.
 func eventually(t *testing.T, limit time.Duration, what string, ask func() error) time.Duration {
 	t.Helper()
+	limit = patient(t).Times(limit)
 	begin := time.Now()
 	for {
 		err := ask()

@@ -34,7 +34,7 @@ func TestInterruptedUp(t *testing.T) {
 			if _, err := l.Down(ctx); err != nil {
 				t.Fatal(err)
 			}
-			before := takeSnapshot(t, cfg)
+			before := takeSnapshot(ctx, t, cfg)
 			t.Cleanup(func() { _, _ = l.Down(context.WithoutCancel(ctx)) })
 			cmd, out := program(ctx, t, l, "up")
 			if !waitForText(out, tt.at) {
@@ -59,7 +59,7 @@ func TestInterruptedUp(t *testing.T) {
 					}
 				}
 			}
-			before.compare(t, takeSnapshot(t, cfg))
+			before.compare(t, takeSnapshot(ctx, t, cfg))
 		})
 	}
 }

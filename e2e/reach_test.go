@@ -75,7 +75,7 @@ func testECMP(t *testing.T, l *lab.Lab) {
 			return nil
 		}
 	}
-	tor1, tor2 := l.Top.ToRs[0].Address.Addr().String(), l.Top.ToRs[1].Address.Addr().String()
+	tor1, tor2 := l.Top.ToRs[0].Address.First().String(), l.Top.ToRs[1].Address.First().String()
 	eventually(t, 10*time.Second, "two ways", ways(tor1, tor2))
 	t.Cleanup(func() {
 		for _, r := range l.Routers {
@@ -108,16 +108,16 @@ func testECMP(t *testing.T, l *lab.Lab) {
 func testMasquerade(t *testing.T, l *lab.Lab) {
 	ctx := deadline(t, time.Minute)
 	p1, p2, p3 := pod(t, l, "n1-p3"), pod(t, l, "n2-p4"), pod(t, l, "n1-p1")
-	n1, n2 := nodeOf(t, l, "n1").Address.Addr(), nodeOf(t, l, "n2").Address.Addr()
-	host1 := hostOf(t, l, "host1").Address.Addr()
+	n1, n2 := nodeOf(t, l, "n1").Address.First(), nodeOf(t, l, "n2").Address.First()
+	host1 := hostOf(t, l, "host1").Address.First()
 	for _, tt := range []struct {
 		name     string
 		from, to string
 		addr     netip.Addr
 		want     netip.Addr
 	}{
-		{"pod to internet", "n1-p3", "internet", l.Top.InternetAddr.Addr(), n1},
-		{"pod of another node to internet", "n2-p4", "internet", l.Top.InternetAddr.Addr(), n2},
+		{"pod to internet", "n1-p3", "internet", l.Top.InternetAddr.First(), n1},
+		{"pod of another node to internet", "n2-p4", "internet", l.Top.InternetAddr.First(), n2},
 		{"pod to host behind a router", "n1-p3", "host1", host1, n1},
 		{"pod to pod of another node", "n1-p3", "n2-p4", p2.Address, p1.Address},
 		{"pod to pod of its node", "n1-p3", "n1-p1", p3.Address, p1.Address},

@@ -25,9 +25,9 @@ type snapshot struct {
 	Files      []string
 }
 
-func takeSnapshot(t *testing.T, c lab.Config) snapshot {
+func takeSnapshot(ctx context.Context, t *testing.T, c lab.Config) snapshot {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patient(t).Times(20*time.Second))
 	defer cancel()
 	var s snapshot
 	var err error
@@ -40,12 +40,15 @@ func takeSnapshot(t *testing.T, c lab.Config) snapshot {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(out) {
-			*dst = append(*dst, strings.TrimSpace(line))
+			// The kernel makes tunl0 in every namespace when it loads the module ipip.
+			if !strings.HasPrefix(line, "tunl0@") {
+				*dst = append(*dst, strings.TrimSpace(line))
+			}
 		}
 	}
 	s.Processes = processesOf(t, c.Dir)
 	for _, glob := range []string{
-		c.Dir, c.Dir + "/*", "/etc/iproute2/rt_protos.d/*", "/var/tmp/frr/*", "/var/lib/cni/*", "/run/godwit/*", "/var/lib/godwit/*", "/etc/cni/net.d/*",
+		c.Dir, c.Dir + "/*", "/etc/iproute2/rt_protos.d/" + strings.TrimSuffix(c.Prefix, "-") + "*", "/var/tmp/frr/*", "/var/lib/cni/*", "/run/godwit/*", "/var/lib/godwit/*", "/etc/cni/net.d/*",
 	} {
 		files, err := filepath.Glob(glob)
 		if err != nil {
