@@ -64,7 +64,6 @@ type worker struct {
 	claims                 bool            // ipam runs
 	routed                 []netip.Prefix  // own blocks, as last given to the route table
 	devices                []tunnel.Device // as last asked for
-	tunnelsFail            bool            // not all of them are as asked for
 	remotely, remoteSynced bool            // the remote class is in use; it was said to be complete
 	saved                  checkpoint
 	problem                []error // of the plan itself
@@ -158,6 +157,7 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	if settled && encapsulated {
 		w.state.observed = p.generation
 	}
+	failing := len(problems) > 0 || w.state.tunnelErr != nil
 	w.state.mu.Unlock()
 	if now := joined(problems); now != w.told {
 		if w.told = now; now != "" {
@@ -167,7 +167,7 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 		}
 	}
 	switch {
-	case len(problems) > 0 || w.tunnelsFail:
+	case failing:
 		return retryInterval
 	case !settled:
 		return settleWait

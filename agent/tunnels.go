@@ -30,7 +30,7 @@ func (w *worker) encapsulate(ctx context.Context, d *desired, blocks []ipam.Bloc
 	// Those of before are kept until the routes are off them.
 	devices := slices.Clone(wanted)
 	for _, old := range w.devices {
-		if !slices.ContainsFunc(wanted, func(n tunnel.Device) bool { return n.Name() == old.Name() }) {
+		if !named(wanted, old.Name()) {
 			devices = append(devices, old)
 		}
 	}
@@ -44,23 +44,26 @@ func (w *worker) encapsulate(ctx context.Context, d *desired, blocks []ipam.Bloc
 // routes have left them.
 func (w *worker) dropTunnels(ctx context.Context, d *desired) {
 	wanted := w.tunnelDevices(d)
-	names := func(n tunnel.Device) string { return n.Name() }
-	keep := slices.DeleteFunc(slices.Clone(w.devices), func(old tunnel.Device) bool {
-		return !slices.ContainsFunc(wanted, func(n tunnel.Device) bool { return names(n) == names(old) })
-	})
-	if len(keep) == len(w.devices) {
-		return
+	keep := slices.DeleteFunc(slices.Clone(w.devices), func(dev tunnel.Device) bool { return !named(wanted, dev.Name()) })
+	if len(keep) < len(w.devices) {
+		w.setTunnels(ctx, d, keep)
+		w.devices = keep
 	}
-	for _, old := range w.devices {
-		if slices.ContainsFunc(keep, func(n tunnel.Device) bool { return names(n) == names(old) }) {
+	// Only now may others get their addresses; also of those that an earlier life of
+	// the agent had.
+	for _, r := range w.addresses.Records() {
+		if !r.Owner.IsNode() || named(wanted, r.Owner.Interface) {
 			continue
 		}
-		if _, err := w.addresses.Release(ipam.NodeOwner(old.Name())); err != nil {
-			w.log.Warn("can't release the address of a tunnel; trying on", "tunnel", old.Name(), "error", err)
+		if _, err := w.addresses.Release(r.Owner); err != nil {
+			w.log.Warn("can't release the address of a tunnel; trying on", "tunnel", r.Owner.Interface, "error", err)
 		}
 	}
-	w.setTunnels(ctx, d, keep)
-	w.devices = keep
+}
+
+// named reports whether a device of a name is among some.
+func named(devices []tunnel.Device, name string) bool {
+	return slices.ContainsFunc(devices, func(dev tunnel.Device) bool { return dev.Name() == name })
 }
 
 // setTunnels makes the devices be there, with all other nodes known to them.
@@ -68,7 +71,6 @@ func (w *worker) setTunnels(ctx context.Context, d *desired, devices []tunnel.De
 	w.learned.withNodes(func(nodes []netip.Addr) []netip.Addr {
 		peers := w.nodeAddresses(d, nodes)
 		status, err := w.tunnels.Set(ctx, tunnel.Config{Devices: devices, Peers: peers})
-		w.tunnelsFail = err != nil
 		w.state.mu.Lock()
 		w.state.tunnels, w.state.tunnelErr = status, err
 		w.state.mu.Unlock()

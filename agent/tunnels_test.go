@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/ipam"
+	"github.com/godwit-net/godwit/ipam/ipamtest"
 	"github.com/godwit-net/godwit/tunnel"
 )
 
@@ -70,5 +73,58 @@ func TestTunnelTrouble(t *testing.T) {
 		if reason != tt.reason || !strings.Contains(text(err), tt.text) || (err == nil) != (tt.text == "") {
 			t.Errorf("%q, %v; want %q, %q", reason, err, tt.reason, tt.text)
 		}
+	}
+}
+
+// A tunnel has an address before any pool uses it, moves to one of a pool that
+// does, and gives it up when it is not wanted any more, though an earlier life of
+// the agent made it.
+func TestTunnelAddress(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	addresses, err := ipam.Open(ipam.Options{Node: "n1", Store: &ipamtest.Store{}, Dir: t.TempDir(), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &worker{Agent: &Agent{addresses: addresses, log: log}}
+	plan := func(tunnels, second string) (desired, []ipam.BlockUsage) {
+		d := translated(t, `{addresses: [10.211.55.101], routerID: 10.211.55.101, tunnels: `+tunnels+`, network: {mtu: 1500}, pools: [
+			{name: bare, cidr: 172.20.0.0/16, blockSize: 26, encapsulation: None, allocate: true},
+			{name: second, cidr: 172.21.0.0/16, blockSize: 26, encapsulation: `+second+`, allocate: true}]}`)
+		addresses.SetPools(d.pools)
+		return d, addresses.Blocks()
+	}
+	d, _ := plan("[VXLAN]", "None")
+	addresses.SetBlocks([]ipam.Block{
+		{CIDR: netip.MustParsePrefix("172.20.0.0/26"), Pool: "bare", Node: "n1"},
+		{CIDR: netip.MustParsePrefix("172.21.0.0/26"), Pool: "second", Node: "n1"},
+	})
+	give := func(d desired, blocks []ipam.BlockUsage) string {
+		t.Helper()
+		dev := w.tunnelDevices(&d)[0]
+		if err := w.tunnelAddress(t.Context(), &d, blocks, &dev); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(dev.Addresses)
+	}
+	if got := give(d, addresses.Blocks()); got != "[172.20.0.0]" {
+		t.Errorf("before a pool uses the tunnel: %s, want one of any pool", got)
+	}
+	for range 2 {
+		if got := give(plan("[VXLAN]", "VXLAN")); got != "[172.21.0.0]" {
+			t.Errorf("when a pool uses it: %s, want one of that pool", got)
+		}
+	}
+	if n := len(addresses.Records()); n != 1 {
+		t.Errorf("%d addresses are taken, want 1", n)
+	}
+	d, _ = plan("[VXLAN]", "VXLAN")
+	w.dropTunnels(t.Context(), &d)
+	if n := len(addresses.Records()); n != 1 {
+		t.Errorf("a tunnel that is wanted has lost its address")
+	}
+	d, _ = plan("[]", "None")
+	w.dropTunnels(t.Context(), &d)
+	if left := addresses.Records(); len(left) != 0 {
+		t.Errorf("a tunnel that is not wanted keeps %v", left)
 	}
 }
