@@ -18,12 +18,13 @@ import (
 	"github.com/godwit-net/godwit/e2e/routewatch"
 	"github.com/godwit-net/godwit/e2e/topology"
 	"github.com/godwit-net/godwit/e2e/traffic"
+	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
 // TestChanges changes what can be changed under traffic, in one lab of both
 // families that nothing is restarted in.
 func TestChanges(t *testing.T) {
-	requireRoot(t)
+	netnstest.RequireRoot(t)
 	ctx := deadline(t, 6*time.Minute)
 	l := bringUp(ctx, t, lab.Options{Options: topology.Options{Family: topology.Dual}})
 	for _, tt := range []struct {
@@ -398,7 +399,7 @@ func checkTopology(ctx context.Context, l *lab.Lab, node string, topo v1alpha1.T
 
 // TestIPIPChanges needs a kernel with ipip.
 func TestIPIPChanges(t *testing.T) {
-	requireRoot(t)
+	netnstest.RequireRoot(t)
 	l := bringUp(deadline(t, 5*time.Minute), t, lab.Options{Encapsulation: v1alpha1.EncapsulationIPIP})
 	testEncapsulationChanges(t, l, v1alpha1.EncapsulationVXLANCrossSubnet, v1alpha1.EncapsulationIPIP)
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/e2e/lab"
 	"github.com/godwit-net/godwit/e2e/topology"
+	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
 // encapsulationCase is a lab to bring up and to look at.
@@ -70,7 +71,7 @@ func TestIPIP(t *testing.T) {
 
 func runEncapsulations(t *testing.T, cases []encapsulationCase) {
 	t.Helper()
-	requireRoot(t)
+	netnstest.RequireRoot(t)
 	for _, tt := range cases {
 		t.Run(tt.name, func(t *testing.T) {
 			l := bringUp(deadline(t, 5*time.Minute), t, tt.options)

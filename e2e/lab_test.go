@@ -16,6 +16,7 @@ import (
 	"github.com/godwit-net/godwit/e2e/pods"
 	"github.com/godwit-net/godwit/e2e/topology"
 	"github.com/godwit-net/godwit/e2e/traffic"
+	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 // down. Each test leaves the lab as it found it, but for blocks that nodes
 // claimed; so the tests that compare whole tables come first.
 func TestLab(t *testing.T) {
-	requireRoot(t)
+	netnstest.RequireRoot(t)
 	ctx := deadline(t, 10*time.Minute)
 	l := bringUp(ctx, t, lab.Options{})
 	for _, tt := range []struct {
@@ -98,17 +99,6 @@ func bringUp(ctx context.Context, t *testing.T, o lab.Options) *lab.Lab {
 	}
 	t.Logf("lab up (%s):\n%s", l.Options, out.String())
 	return l
-}
-
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("this test needs root (it makes network namespaces) and CI must run it as root")
-	}
-	t.Skip("needs root: it makes network namespaces")
 }
 
 // config is a lab's with the programs from where `make test-e2e` puts them.

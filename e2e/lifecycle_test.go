@@ -11,12 +11,13 @@ import (
 	"time"
 
 	"github.com/godwit-net/godwit/e2e/lab"
+	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
 // TestInterruptedUp ends `lab up` in the middle, kindly and with SIGKILL, and
 // expects the machine as it was: at once, or after `lab down`.
 func TestInterruptedUp(t *testing.T) {
-	requireRoot(t)
+	netnstest.RequireRoot(t)
 	for _, tt := range []struct {
 		name string
 		sig  syscall.Signal

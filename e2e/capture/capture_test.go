@@ -3,12 +3,12 @@ package capture
 import (
 	"context"
 	"encoding/hex"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/godwit-net/godwit/e2e/namespace"
+	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
 // unhex reads a packet from hexadecimal digits with spaces.
@@ -81,12 +81,7 @@ func FuzzDecode(f *testing.F) {
 
 // TestCapture records real packets: bare, through VXLAN, and in fragments.
 func TestCapture(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root, and CI must run it as root")
-		}
-		t.Skip("needs root: it makes network namespaces")
-	}
+	netnstest.RequireRoot(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	const a, b = "godwit-capture-a", "godwit-capture-b"

@@ -13,18 +13,14 @@ import (
 
 	"github.com/godwit-net/godwit/e2e/namespace"
 	"github.com/godwit-net/godwit/e2e/process"
+	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
 // TestRoutersSpeakWithEachOther runs BIRD and FRR with the lab's
 // configurations and a password, each as the other's only node. What each
 // announces must come through, and lead to the other's address of its family.
 func TestRoutersSpeakWithEachOther(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root, and CI must run it as root")
-		}
-		t.Skip("needs root: it makes network namespaces")
-	}
+	netnstest.RequireRoot(t)
 	for _, tt := range []struct {
 		name      string
 		families  string // of addresses

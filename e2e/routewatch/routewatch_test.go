@@ -3,23 +3,18 @@ package routewatch
 import (
 	"context"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/godwit-net/godwit/e2e/namespace"
+	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
 // TestWatch replaces routes, which is nothing, and takes them away in several
 // manners, which the watch must notice.
 func TestWatch(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root, and CI must run it as root")
-		}
-		t.Skip("needs root: it makes network namespaces")
-	}
+	netnstest.RequireRoot(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	const ns = "godwit-routewatch"

@@ -3,7 +3,6 @@ package topology
 import (
 	"context"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/godwit-net/godwit/e2e/namespace"
+	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
 // variants are the options that tests try.
@@ -102,12 +102,7 @@ func TestOptionsCheck(t *testing.T) {
 // TestBuildWires builds each network, and the reference twice over, and lets
 // every machine of the fabric reach every other, and hosts their routers.
 func TestBuildWires(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root, and CI must run it as root")
-		}
-		t.Skip("needs root: it makes network namespaces")
-	}
+	netnstest.RequireRoot(t)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	// Another lab's, whose prefix starts with this one's.

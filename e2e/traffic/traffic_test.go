@@ -3,12 +3,12 @@ package traffic
 import (
 	"context"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/godwit-net/godwit/e2e/namespace"
+	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
 // TestDatagramsAndBulk counts datagrams with and without a loss, and sends bulk,
@@ -47,12 +47,7 @@ func TestDatagramsAndBulk(t *testing.T) {
 // pair makes two namespaces with a cable between them: 192.0.2.1 and .2.
 func pair(t *testing.T) (ctx context.Context, a, b string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root, and CI must run it as root")
-		}
-		t.Skip("needs root: it makes network namespaces")
-	}
+	netnstest.RequireRoot(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	a, b = "godwit-traffic-a", "godwit-traffic-b"
