@@ -2,8 +2,10 @@ package topology
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"net/netip"
 	"os"
@@ -185,18 +187,27 @@ type builder struct {
 	err error
 }
 
-// bridge makes a bridge in the fabric.
+// bridge makes a bridge in the fabric, with an address of its own: else it has
+// the lowest of its ports', which goes with the port, and whoever spoke with it
+// speaks to nobody for half a minute.
 func (b *builder) bridge(name string) {
 	b.in(Fabric, func(h *netlink.Handle) error {
 		// Without snooping, which would hold neighbour solicitations back until the
 		// bridge has seen who listens.
 		off := false
-		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}, MulticastSnooping: &off}
+		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: bridgeMAC(name)}, MulticastSnooping: &off}
 		if err := h.LinkAdd(br); err != nil {
 			return fmt.Errorf("make bridge %s: %w", name, err)
 		}
 		return h.LinkSetUp(br)
 	})
+}
+
+// bridgeMAC is a locally administered address made from a bridge's name.
+func bridgeMAC(name string) net.HardwareAddr {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name))
+	return binary.BigEndian.AppendUint32(net.HardwareAddr{0x02, 'g'}, h.Sum32())
 }
 
 // node wires a node to its subnet, whose router is its default gateway.

@@ -172,7 +172,8 @@ func checkWires(ctx context.Context, t *testing.T, top Topology) {
 	reach = append(reach, way{"host1", top.ToRs[0].Hosts}, way{"host2", top.ToRs[1].Hosts})
 	for _, r := range reach {
 		for _, a := range r.to.Addrs() {
-			if _, err := namespace.Run(ctx, top.Namespace(r.from), "ping", "-c1", "-W2", "-n", a.String()); err != nil {
+			// Until an answer, for 10 s: the kernel may take a second to use a new link.
+			if _, err := namespace.Run(ctx, top.Namespace(r.from), "ping", "-c1", "-w10", "-i0.2", "-n", a.String()); err != nil {
 				t.Errorf("%s does not reach %s: %v", r.from, a, err)
 			}
 		}
