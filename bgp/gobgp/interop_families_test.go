@@ -150,6 +150,9 @@ func lanLearned(f bgp.Families) []string {
 	return out
 }
 
+// birdConf has the router wait for our call, as frrConf has: where both call at
+// once GoBGP may call again on a session that is up, which the others take for a
+// restart.
 func (n *lan) birdConf(i int, asn uint32) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "log stderr all;\nrouter id 10.0.0.%d;\nprotocol device {}\n", 11+i)
@@ -162,7 +165,7 @@ func (n *lan) birdConf(i int, asn uint32) string {
 		b.WriteString("}\n")
 	}
 	for session, carried := range n.layout.sessions {
-		fmt.Fprintf(&b, "protocol bgp godwit%d {\n local %s as %d;\n neighbor %s as 64512;\n direct;\n graceful restart on;\n connect retry time 3;\n",
+		fmt.Fprintf(&b, "protocol bgp godwit%d {\n local %s as %d;\n neighbor %s as 64512;\n direct;\n graceful restart on;\n passive on;\n",
 			session, lanAddress(session, 11+i), asn, lanAddress(session, 1))
 		if asn != 64512 {
 			fmt.Fprintf(&b, " password %q;\n", password)
@@ -181,10 +184,10 @@ func (n *lan) birdConf(i int, asn uint32) string {
 func (n *lan) frrConf(i int, asn uint32) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "router bgp %d\n bgp router-id 10.0.0.%d\n no bgp default ipv4-unicast\n no bgp ebgp-requires-policy\n"+
-		" no bgp network import-check\n bgp graceful-restart\n", asn, 11+i)
+		" no bgp network import-check\n bgp log-neighbor-changes\n bgp graceful-restart\n", asn, 11+i)
 	for session := range n.layout.sessions {
 		peer := lanAddress(session, 1)
-		fmt.Fprintf(&b, " neighbor %s remote-as 64512\n neighbor %s timers connect 3\n", peer, peer)
+		fmt.Fprintf(&b, " neighbor %s remote-as 64512\n neighbor %s passive\n", peer, peer)
 		if asn != 64512 {
 			fmt.Fprintf(&b, " neighbor %s password %s\n", peer, password)
 		}

@@ -94,19 +94,27 @@ func (s *server) abandon() {
 	}
 }
 
-// flushTimeout bounds how long a leaving speaker waits for its withdrawals to
-// be on their way, and then for the end of its sessions.
-const flushTimeout = 2 * time.Second
+const (
+	// flushTimeout bounds how long a leaving speaker waits for its withdrawals to be
+	// on their way, and then for the end of its sessions.
+	flushTimeout = 2 * time.Second
+	// farewellTimeout bounds how long a speaker that leaves for good waits for peers
+	// that are away and keep its routes meanwhile, which they would otherwise do for
+	// their whole restart time.
+	farewellTimeout = 10 * time.Second
+	pollInterval    = 5 * time.Millisecond
+)
 
-// stop ends the server, which announces prefixes of some families. After it no
+// stop ends the server, which announces prefixes of some families. One that
+// leaves waits for peers that are away as long as farewell says. After it no
 // goroutine of the sessions runs.
-func (s *server) stop(ctx context.Context, mode bgp.StopMode, announced bgp.Families) error {
+func (s *server) stop(ctx context.Context, mode bgp.StopMode, announced bgp.Families, farewell time.Duration) error {
 	ctx = context.WithoutCancel(ctx) // a stop is not given up half-way; it is short
 	if mode == bgp.StopLeave {
 		if announced != 0 {
 			s.withdrawAll(ctx, announced)
 		}
-		s.shutdownAll(ctx)
+		s.shutdownAll(ctx, farewell)
 	}
 	s.log.mute()
 	err := s.StopBgp(ctx, &api.StopBgpRequest{AllowGracefulRestart: mode == bgp.StopRestart})
@@ -125,7 +133,7 @@ func (s *server) withdrawAll(ctx context.Context, announced bgp.Families) {
 	if err := s.DeletePath(apiutil.DeletePathRequest{DeleteAll: true}); err != nil {
 		return
 	}
-	for deadline := time.Now().Add(flushTimeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(flushTimeout); time.Now().Before(deadline); time.Sleep(pollInterval) {
 		flushed := true
 		now := s.established(ctx)
 		for addr, was := range before {
@@ -143,17 +151,39 @@ func (s *server) withdrawAll(ctx context.Context, announced bgp.Families) {
 // shutdownAll ends all sessions with a Cease and waits until they have ended.
 // GoBGP's own stop closes accepted connections at once, often before the Cease
 // is sent, which peers then take for a restart.
-func (s *server) shutdownAll(ctx context.Context) {
-	// One by one: asked for all at once, GoBGP gives all sessions one message, which
-	// each of them writes to while it sends it.
-	for addr := range s.established(ctx) {
-		_ = s.ShutdownPeer(ctx, &api.ShutdownPeerRequest{Address: addr, Communication: "this node leaves"}) // it may be gone already
-	}
-	for deadline := time.Now().Add(flushTimeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if len(s.established(ctx)) == 0 {
+//
+// A session that was lost a moment ago comes up first, to end likewise: its peer
+// may take this for a restart already.
+func (s *server) shutdownAll(ctx context.Context, farewell time.Duration) {
+	start := time.Now()
+	for asked := make(map[string]bool); ; time.Sleep(pollInterval) {
+		up, away := s.established(ctx), s.away(ctx)
+		// One by one: asked for all at once, GoBGP gives all sessions one message, which
+		// each of them writes to while it sends it.
+		for addr := range up {
+			if !asked[addr] {
+				asked[addr] = true
+				_ = s.DisablePeer(ctx, &api.DisablePeerRequest{Address: addr, Communication: "this node leaves"}) // it may be gone already
+			}
+		}
+		waited := time.Since(start)
+		if (len(up) == 0 || waited > flushTimeout) && (len(away) == 0 || waited > farewell) {
 			return
 		}
 	}
+}
+
+// away lists the peers that are taken to restart: as far as is known they keep
+// our routes, as we keep theirs.
+func (s *server) away(ctx context.Context) []string {
+	var away []string
+	_ = s.ListPeer(ctx, &api.ListPeerRequest{}, func(p *api.Peer) {
+		if p.State.SessionState != api.PeerState_SESSION_STATE_ESTABLISHED && p.State.AdminState == api.PeerState_ADMIN_STATE_UP &&
+			p.GracefulRestart.GetPeerRestarting() {
+			away = append(away, p.State.NeighborAddress)
+		}
+	})
+	return away
 }
 
 // progress is how far an established session has come.

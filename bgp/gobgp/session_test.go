@@ -63,6 +63,46 @@ func TestStopToLeaveWithdrawsAndCeases(t *testing.T) {
 	}
 }
 
+// A session that was lost just before is no excuse: its peer keeps our routes
+// until it hears from us.
+func TestStopToLeaveWaitsForWhomItLost(t *testing.T) {
+	sp := start(t, Options{Sink: newSink()})
+	c := baseConfig(t)
+	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
+	set(t, sp, c)
+	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
+	r.connect()
+	r.send(sender.EndOfRIB(true))
+	eventually(t, func() string {
+		if log := r.events(); len(log) != 2 || log[1] != "eor" {
+			return fmt.Sprint(log)
+		}
+		return ""
+	})
+	r.breakOff()
+	eventually(t, func() string {
+		if one := sessionOf(t, sp, c.Peers[0].Name); one.State == bgp.StateEstablished {
+			return fmt.Sprint(one)
+		}
+		return ""
+	})
+	stopped := make(chan error, 1)
+	go func() { stopped <- sp.Stop(context.Background(), bgp.StopLeave) }()
+	session := r.connect()
+	select {
+	case <-session.Done():
+	case <-time.After(patience):
+		t.Fatal("the session does not end")
+	}
+	var n *sender.Notification
+	if err := session.Err(); !errors.As(err, &n) || n.Code != codeCease {
+		t.Errorf("the session ended with %v, not with a Cease", err)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestInSync(t *testing.T) {
 	route := sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}
 	config := func(t *testing.T) (bgp.Config, *remote, *remote) {

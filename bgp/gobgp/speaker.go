@@ -113,7 +113,7 @@ func (s *Speaker) Set(ctx context.Context, c bgp.Config) error {
 
 	if s.server != nil && s.server.identity != identityOf(c) {
 		s.log.Info("restarting the BGP server: its AS number, router id, port or listen addresses changed")
-		if err := s.stopServer(ctx, bgp.StopLeave); err != nil {
+		if err := s.stopServer(ctx, bgp.StopLeave, 0); err != nil {
 			s.log.Warn("the former BGP server did not stop as it should", "error", err)
 		}
 	}
@@ -160,7 +160,7 @@ func (s *Speaker) Stop(ctx context.Context, mode bgp.StopMode) error {
 	s.stopped = true
 	s.learned.stop()
 	if s.server != nil {
-		return s.stopServer(ctx, mode)
+		return s.stopServer(ctx, mode, farewellTimeout)
 	}
 	return nil
 }
@@ -180,12 +180,12 @@ func (s *Speaker) startServer(ctx context.Context, c bgp.Config) error {
 	return nil
 }
 
-func (s *Speaker) stopServer(ctx context.Context, mode bgp.StopMode) error {
+func (s *Speaker) stopServer(ctx context.Context, mode bgp.StopMode, farewell time.Duration) error {
 	var announced bgp.Families
 	for p := range s.applied.advertise {
 		announced |= bgp.FamilyOf(p.Addr())
 	}
-	err := s.server.stop(ctx, mode, announced)
+	err := s.server.stop(ctx, mode, announced, farewell)
 	s.server = nil
 	s.learned.forget()
 	s.book.forget()
