@@ -176,7 +176,7 @@ func start(t testing.TB, o Options) *Speaker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Stop(context.Background(), bgp.StopLeave) })
+	t.Cleanup(func() { _ = s.Stop(context.Background(), bgp.StopRestart) })
 	return s
 }
 
