@@ -147,7 +147,8 @@ const (
 	// StopRestart closes the connections without a Cease, so that peers with
 	// graceful restart keep our routes while we are away.
 	StopRestart StopMode = iota
-	// StopLeave withdraws our routes and sends a Cease: the node goes away.
+	// StopLeave withdraws our routes and sends a Cease: the node goes away. A peer
+	// whose connection was just lost is waited for, so that it hears it too.
 	StopLeave
 )
 

@@ -157,7 +157,7 @@ func (s *server) withdrawAll(ctx context.Context, announced bgp.Families) {
 func (s *server) shutdownAll(ctx context.Context, farewell time.Duration) {
 	start := time.Now()
 	for asked := make(map[string]bool); ; time.Sleep(pollInterval) {
-		up, away := s.established(ctx), s.away(ctx)
+		up, away := s.established(ctx), s.anyAway(ctx)
 		// One by one: asked for all at once, GoBGP gives all sessions one message, which
 		// each of them writes to while it sends it.
 		for addr := range up {
@@ -167,21 +167,19 @@ func (s *server) shutdownAll(ctx context.Context, farewell time.Duration) {
 			}
 		}
 		waited := time.Since(start)
-		if (len(up) == 0 || waited > flushTimeout) && (len(away) == 0 || waited > farewell) {
+		if (len(up) == 0 || waited > flushTimeout) && (!away || waited > farewell) {
 			return
 		}
 	}
 }
 
-// away lists the peers that are taken to restart: as far as is known they keep
-// our routes, as we keep theirs.
-func (s *server) away(ctx context.Context) []string {
-	var away []string
+// anyAway tells whether a peer is taken to restart: as far as is known it keeps
+// our routes, as we keep its.
+func (s *server) anyAway(ctx context.Context) bool {
+	away := false
 	_ = s.ListPeer(ctx, &api.ListPeerRequest{}, func(p *api.Peer) {
-		if p.State.SessionState != api.PeerState_SESSION_STATE_ESTABLISHED && p.State.AdminState == api.PeerState_ADMIN_STATE_UP &&
-			p.GracefulRestart.GetPeerRestarting() {
-			away = append(away, p.State.NeighborAddress)
-		}
+		away = away || p.State.SessionState != api.PeerState_SESSION_STATE_ESTABLISHED &&
+			p.State.AdminState == api.PeerState_ADMIN_STATE_UP && p.GracefulRestart.GetPeerRestarting()
 	})
 	return away
 }

@@ -38,6 +38,17 @@ func TestRestartingSpeakerAnnouncesAllBeforeEndOfRIB(t *testing.T) {
 	}
 }
 
+// waitTold waits until all is sent that there was to send: the one own prefix.
+func (r *remote) waitTold() {
+	r.t.Helper()
+	eventually(r.t, func() string {
+		if log := r.events(); len(log) != 2 || log[1] != "eor" {
+			return fmt.Sprint(log)
+		}
+		return ""
+	})
+}
+
 func TestStopToLeaveWithdrawsAndCeases(t *testing.T) {
 	sp := start(t, Options{Sink: newSink()})
 	c := baseConfig(t)
@@ -45,12 +56,7 @@ func TestStopToLeaveWithdrawsAndCeases(t *testing.T) {
 	set(t, sp, c)
 	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
 	session := r.connect()
-	eventually(t, func() string { // all is sent that there was to send
-		if log := r.events(); len(log) != 2 || log[1] != "eor" {
-			return fmt.Sprint(log)
-		}
-		return ""
-	})
+	r.waitTold()
 	if err := sp.Stop(context.Background(), bgp.StopLeave); err != nil {
 		t.Fatal(err)
 	}
@@ -73,12 +79,7 @@ func TestStopToLeaveWaitsForWhomItLost(t *testing.T) {
 	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
 	r.connect()
 	r.send(sender.EndOfRIB(true))
-	eventually(t, func() string {
-		if log := r.events(); len(log) != 2 || log[1] != "eor" {
-			return fmt.Sprint(log)
-		}
-		return ""
-	})
+	r.waitTold()
 	r.breakOff()
 	eventually(t, func() string {
 		if one := sessionOf(t, sp, c.Peers[0].Name); one.State == bgp.StateEstablished {

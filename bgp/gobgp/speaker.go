@@ -149,7 +149,8 @@ func (s *Speaker) withFormer(usable, wanted []bgp.Peer) []bgp.Peer {
 }
 
 // Stop implements bgp.Speaker. The Sink is told nothing of what the stop does
-// to routes: whether they stay is the caller's decision.
+// to routes: whether they stay is the caller's decision. Taking leave lasts up to
+// 12 s, whatever ctx says, when peers are away or don't read.
 func (s *Speaker) Stop(ctx context.Context, mode bgp.StopMode) error {
 	s.limits.stop()
 	s.mu.Lock()

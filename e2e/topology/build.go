@@ -189,7 +189,7 @@ type builder struct {
 
 // bridge makes a bridge in the fabric, with an address of its own: else it has
 // the lowest of its ports', which goes with the port, and whoever spoke with it
-// speaks to nobody for half a minute.
+// speaks to nobody until its neighbour entry is renewed.
 func (b *builder) bridge(name string) {
 	b.in(Fabric, func(h *netlink.Handle) error {
 		// Without snooping, which would hold neighbour solicitations back until the
