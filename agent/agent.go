@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
@@ -37,7 +38,8 @@ import (
 	"github.com/godwit-net/godwit/tunnel"
 )
 
-// Options are what an agent needs. All fields but CNIConfig are required.
+// Options are what an agent needs. All fields but CNIConfig, MetricsAddress and
+// Events are required.
 type Options struct {
 	Node      string // the node's name in the Kubernetes API
 	Namespace string // of the Secrets that hold passwords
@@ -45,8 +47,13 @@ type Options struct {
 	StateDir  string // on disk: checkpoint
 	CNIConfig string // the file that runtimes read, written when the agent is ready; empty: none
 	Version   string
+	// MetricsAddress is where Prometheus metrics are served, as host:port, to whoever
+	// asks; empty: nowhere.
+	MetricsAddress string
 
 	Client client.WithWatch
+	// Events takes events about the node; nil: nobody does.
+	Events record.EventRecorder
 	// NewSpeaker makes the BGP speaker. restarting tells that routes of an earlier
 	// life of the agent are in the kernel.
 	NewSpeaker func(sink bgp.Sink, restarting bool) (bgp.Speaker, error)
@@ -212,6 +219,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { a.watchPlan(ctx); return nil })
 	g.Go(func() error { a.listBlocks(ctx); return nil })
 	g.Go(func() error { a.report(ctx); return nil })
+	if a.o.MetricsAddress != "" {
+		metrics := newRegistry(newCollector(a.measure, time.Now))
+		g.Go(func() error { serveMetrics(ctx, a.o.MetricsAddress, metrics, a.log); return nil })
+	}
 	g.Go(func() error {
 		defer a.passwords.wait()
 		defer a.remote.wait()
@@ -282,6 +293,7 @@ func (a *Agent) ready() error {
 // report writes the node's status, as long as ctx lasts.
 func (a *Agent) report(ctx context.Context) {
 	w := newStatusWriter(a.o.Client, a.o.Node)
+	events, suspects := newTeller(a.o.Events, a.o.Node), suspicion{}
 	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
 	var failed string
@@ -294,6 +306,8 @@ func (a *Agent) report(ctx context.Context) {
 			if !ok {
 				continue
 			}
+			suspects.weigh(o.sessions, now)
+			events.look(o.sessions, now)
 			wctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			err := w.write(wctx, o, now)
 			cancel()

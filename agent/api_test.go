@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,7 +25,8 @@ import (
 
 // TestAgainstAPIServer holds what an agent does at the API against a real server.
 func TestAgainstAPIServer(t *testing.T) {
-	c := apitest.Client(t, apitest.Start(t))
+	cfg := apitest.Start(t)
+	c := apitest.Client(t, cfg)
 	t.Run("block store", func(t *testing.T) {
 		ipamtest.TestStore(t, func(t testing.TB) ipam.BlockStore {
 			clearBlocks(t, c)
@@ -35,6 +37,7 @@ func TestAgainstAPIServer(t *testing.T) {
 	t.Run("watch one", func(t *testing.T) { testWatchOne(t, c) })
 	t.Run("passwords", func(t *testing.T) { testPasswords(t, c) })
 	t.Run("status", func(t *testing.T) { testStatusWriter(t, c) })
+	t.Run("events", func(t *testing.T) { testEvents(t, cfg, c) })
 }
 
 func clearBlocks(t testing.TB, c client.Client) {
@@ -281,6 +284,8 @@ func testStatusWriter(t *testing.T, c client.Client) {
 		v1alpha1.ConditionReady:               "True Serving ",
 		v1alpha1.ConditionPlanApplied:         "True Applied ",
 		v1alpha1.ConditionSessionsEstablished: "False Down not established: tor1",
+		v1alpha1.ConditionSessionsSound:       "True Sound ",
+		v1alpha1.ConditionOriginsValid:        "True Valid ",
 		v1alpha1.ConditionRoutesInstalled:     "False Failed 1 routes could not be installed; see status.failedRoutes",
 	} {
 		if conditions[kind] != want {
@@ -308,8 +313,27 @@ func testStatusWriter(t *testing.T, c client.Client) {
 	if s := get(true); s.Summary.Sessions != "2/2" {
 		t.Errorf("sessions %s, want 2/2", s.Summary.Sessions)
 	}
+	o.sessions[0].Flaps, o.sessions[0].LastError = 1, "it closed the session: administrative reset"
+	o.sessions[0].Capabilities = []string{"4-octet AS", "IPv4 unicast"}
+	o.sessions[0].Refused, o.sessions[0].RefusedCount = []netip.Prefix{netip.MustParsePrefix("172.25.1.0/26")}, 1
+	step(countInterval + 5*time.Second)
+	got := get(true).Sessions[0]
+	if got.Flaps != 1 || got.LastError != o.sessions[0].LastError || !slices.Equal(got.Capabilities, o.sessions[0].Capabilities) ||
+		!slices.Equal(got.Refused, []string{"172.25.1.0/26"}) || got.RefusedCount != 1 {
+		t.Errorf("session %+v", got)
+	}
+	o.sessions[0].Refused = []netip.Prefix{netip.MustParsePrefix("172.25.1.0/26"), netip.MustParsePrefix("172.25.2.0/26")}
+	o.sessions[0].RefusedCount = 2
+	for w.counts.AllowN(start.Add(countInterval+5*time.Second), 1) { // as if figures had been written
+	}
+	step(countInterval + 5*time.Second) // more of the same is figures
+	get(false)
+	step(2*countInterval + 6*time.Second)
+	if got := get(true).Sessions[0].RefusedCount; got != 2 {
+		t.Errorf("%d refused, want 2", got)
+	}
 	o.sessions, o.routes = nil, routes.Status{}
-	step(countInterval + 5*time.Second) // what is gone is gone
+	step(2*countInterval + 7*time.Second) // what is gone is gone
 	if s := get(true); len(s.Sessions) != 0 || len(s.FailedRoutes) != 0 {
 		t.Errorf("sessions %v and failed routes %v are left", s.Sessions, s.FailedRoutes)
 	}

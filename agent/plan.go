@@ -31,6 +31,7 @@ type desired struct {
 	choices   []poolChoice
 	natted    []netip.Prefix // pools whose pods are masqueraded
 	ranges    []netip.Prefix // all pools
+	withheld  []bgp.Rule     // keep pools from routers outside the cluster
 
 	tunnels       []v1alpha1.TunnelKind
 	encapsulated  []desiredEncapsulation // pools whose packets go through tunnels, by name
@@ -80,6 +81,9 @@ func translate(spec *v1alpha1.NodeNetworkSpec) (desired, []error) {
 		RouterID:   routerID,
 		ListenPort: uint16(spec.ListenPort),
 		NextHops:   d.addresses,
+
+		ValidateOrigin: spec.ValidateOrigin,
+		Draining:       spec.Draining,
 	}
 	problems = append(problems, d.setNetwork(spec)...)
 	for i := range spec.Pools {
@@ -118,6 +122,9 @@ func (d *desired) addPool(p *v1alpha1.PlannedPool) error {
 			return fmt.Errorf("namespace selector: %w", err)
 		}
 	}
+	if err := d.advertise(p.Advertise, cidr); err != nil {
+		return err
+	}
 	d.pools = append(d.pools, pool)
 	d.ranges = append(d.ranges, cidr)
 	// Exactly blocks: a longer prefix would draw single pods away from their node.
@@ -135,6 +142,25 @@ func (d *desired) addPool(p *v1alpha1.PlannedPool) error {
 		d.encapsulated = append(d.encapsulated, desiredEncapsulation{
 			name: p.Name, cidr: cidr, kind: kind, crossSubnet: p.Encapsulation.CrossSubnet(),
 		})
+	}
+	return nil
+}
+
+// advertise takes in how blocks of a pool are announced.
+func (d *desired) advertise(a *v1alpha1.PoolAdvertisement, pool netip.Prefix) error {
+	if a == nil {
+		return nil
+	}
+	pref, err := toUint32(a.LocalPref)
+	if err != nil {
+		return fmt.Errorf("local preference: %w", err)
+	}
+	if a.Disabled {
+		all := bgp.Range{CIDR: pool, MinLength: pool.Bits(), MaxLength: pool.Addr().BitLen()}
+		d.withheld = append(d.withheld, bgp.Rule{Match: bgp.Match{Ranges: []bgp.Range{all}, Source: bgp.SourceOwn}})
+	}
+	if len(a.Communities) > 0 || pref != nil {
+		d.speaker.Marks = append(d.speaker.Marks, bgp.Mark{CIDR: pool, Communities: a.Communities, LocalPref: pref})
 	}
 	return nil
 }
@@ -173,78 +199,4 @@ func (d *desired) setNetwork(spec *v1alpha1.NodeNetworkSpec) (problems []error) 
 		}
 	}
 	return problems
-}
-
-func (d *desired) addSession(s *v1alpha1.PlannedSession) error {
-	address, err := netip.ParseAddr(s.PeerAddress)
-	if err != nil {
-		return fmt.Errorf("peer address: %w", err)
-	}
-	peer := bgp.Peer{
-		Name:            s.Name,
-		Kind:            bgp.PeerNode,
-		Address:         address,
-		Port:            uint16(s.PeerPort),
-		ASN:             uint32(s.PeerASN),
-		Hold:            defaultHold,
-		ConnectRetry:    defaultConnectRetry,
-		GracefulRestart: gracefulRestart(s.GracefulRestart),
-		MaxPrefixes:     int(s.MaxPrefixes),
-	}
-	if s.Kind == v1alpha1.SessionExternal {
-		peer.Kind = bgp.PeerExternal
-	}
-	setTimers(&peer, s.Timers)
-	for _, r := range s.ImportRules {
-		cidr, err := netip.ParsePrefix(r.CIDR)
-		if err != nil {
-			return fmt.Errorf("import rule: %w", err)
-		}
-		rule := bgp.Rule{
-			Range:  bgp.Range{CIDR: cidr, MinLength: cidr.Bits(), MaxLength: cidr.Bits()},
-			Accept: r.Action == v1alpha1.FilterAccept,
-		}
-		if r.MaxLength != nil {
-			rule.MaxLength = int(*r.MaxLength)
-		}
-		if r.MinLength != nil {
-			rule.MinLength = int(*r.MinLength)
-			rule.MaxLength = max(rule.MaxLength, rule.MinLength)
-		}
-		peer.Import = append(peer.Import, rule)
-	}
-	if s.PasswordSecretRef != nil {
-		d.passwords[address] = *s.PasswordSecretRef
-	}
-	d.speaker.Peers = append(d.speaker.Peers, peer)
-	return nil
-}
-
-func setTimers(peer *bgp.Peer, t *v1alpha1.BGPTimers) {
-	if t != nil {
-		if t.HoldSeconds != nil {
-			peer.Hold = time.Duration(*t.HoldSeconds) * time.Second
-		}
-		if t.KeepaliveSeconds != nil {
-			peer.Keepalive = time.Duration(*t.KeepaliveSeconds) * time.Second
-		}
-		if t.ConnectRetrySeconds != nil {
-			peer.ConnectRetry = time.Duration(*t.ConnectRetrySeconds) * time.Second
-		}
-	}
-	if peer.Keepalive == 0 {
-		peer.Keepalive = peer.Hold / 3
-	}
-}
-
-func gracefulRestart(g *v1alpha1.GracefulRestart) time.Duration {
-	switch {
-	case g == nil:
-		return defaultGracefulRestart
-	case g.Disabled:
-		return 0
-	case g.RestartSeconds != nil:
-		return time.Duration(*g.RestartSeconds) * time.Second
-	}
-	return defaultGracefulRestart
 }

@@ -66,8 +66,9 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 		s.Blocks = append(s.Blocks, v1alpha1.BlockStatus{CIDR: b.CIDR.String(), Pool: b.Pool, Allocated: int32(b.Allocated)})
 	}
 	var down []string
+	restarts := o.desired.restarts()
 	for i := range o.sessions {
-		session := sessionStatus(&o.sessions[i])
+		session := sessionStatus(&o.sessions[i], restarts[o.sessions[i].Address])
 		if session.State != string(bgp.StateEstablished) {
 			down = append(down, session.Name)
 		}
@@ -92,6 +93,8 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 	set(v1alpha1.ConditionReady, o.notReady != nil, "Serving", "NotServing", text(o.notReady))
 	set(v1alpha1.ConditionPlanApplied, len(o.problems) > 0, "Applied", "Problems", joined(o.problems))
 	set(v1alpha1.ConditionSessionsEstablished, len(down) > 0, "Established", "Down", "not established: "+strings.Join(down, ", "))
+	set(v1alpha1.ConditionSessionsSound, warnings(o.sessions) != "", "Sound", "Warning", warnings(o.sessions))
+	set(v1alpha1.ConditionOriginsValid, refusals(o.sessions) != "", "Valid", "OriginRefused", refusals(o.sessions))
 	set(v1alpha1.ConditionRoutesInstalled, len(o.routes.Failed) > 0, "Installed", "Failed",
 		fmt.Sprintf("%d routes could not be installed; see status.failedRoutes", len(o.routes.Failed)))
 	if len(o.desired.tunnels) == 0 {
@@ -141,28 +144,6 @@ func tunnelTrouble(o *observation) (reason string, err error) {
 	return "", nil
 }
 
-func sessionStatus(b *bgp.Session) v1alpha1.SessionStatus {
-	s := v1alpha1.SessionStatus{
-		Name:        b.Name,
-		Kind:        v1alpha1.SessionNode,
-		PeerAddress: b.Address.String(),
-		PeerASN:     int64(b.ASN),
-		State:       string(b.State),
-		Received:    int32(b.Received),
-		Accepted:    int32(b.Accepted),
-		Advertised:  int32(b.Advertised),
-		Message:     b.Message,
-	}
-	if b.Kind == bgp.PeerExternal {
-		s.Kind = v1alpha1.SessionExternal
-	}
-	if !b.Since.IsZero() {
-		since := metav1.NewTime(b.Since.Truncate(time.Second))
-		s.Since = &since
-	}
-	return s
-}
-
 func text(err error) string {
 	if err == nil {
 		return ""
@@ -187,7 +168,13 @@ func withoutCounts(s *v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStatus {
 		out.Blocks[i].Allocated = 0
 	}
 	for i := range out.Sessions {
-		out.Sessions[i].Received, out.Sessions[i].Accepted, out.Sessions[i].Advertised = 0, 0, 0
+		withoutSessionCounts(&out.Sessions[i])
+	}
+	for i := range out.Conditions {
+		// Their messages name figures; what else they say is in the sessions.
+		if c := &out.Conditions[i]; c.Type == v1alpha1.ConditionSessionsSound || c.Type == v1alpha1.ConditionOriginsValid {
+			c.Message = ""
+		}
 	}
 	return out
 }

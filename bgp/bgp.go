@@ -4,10 +4,11 @@
 // behavioural fake for tests is in bgp/bgptest.
 //
 // Invariants:
-//   - Only prefixes in Config.Advertise are ever sent to anyone.
+//   - Only prefixes in Config.Advertise are ever sent to anyone, unless an export
+//     rule of an external peer accepts what was learned.
 //   - Of a node peer only blocks are taken: prefixes inside one of Config.Blocks
 //     and within its lengths. Of an external peer only what its import rules
-//     accept: without rules, nothing.
+//     accept: without rules, nothing (RFC 8212).
 //   - A route's next hops are of the family of its prefix.
 //   - Changing one peer does not touch the session of another.
 package bgp
@@ -48,7 +49,24 @@ type Config struct {
 	Blocks []Range
 	// Advertise are the prefixes announced to every peer: the node's own blocks.
 	Advertise []netip.Prefix
-	Peers     []Peer
+	// Marks are attributes that own prefixes are announced with.
+	Marks []Mark
+	// ValidateOrigin has a node peer's routes taken only for its own blocks, see
+	// Peer.Owned.
+	ValidateOrigin bool
+	// Draining has all own prefixes announced with the community GRACEFUL_SHUTDOWN
+	// and local preference 0 (RFC 8326, section 4), so that others prefer other ways
+	// before these go.
+	Draining bool
+	Peers    []Peer
+}
+
+// Mark gives attributes to the own prefixes inside CIDR; the first that fits a
+// prefix decides.
+type Mark struct {
+	CIDR        netip.Prefix
+	Communities []string // standard or large, see Match.Communities
+	LocalPref   *uint32  // to internal peers; nil: 100
 }
 
 // Range is a set of prefixes: those inside CIDR whose length is at least
@@ -59,11 +77,49 @@ type Range struct {
 	MaxLength int
 }
 
-// Rule says whether routes of a range are taken. The first rule that matches
-// a route decides.
+// Rule says what becomes of routes that match. The first rule that matches a
+// route decides.
 type Rule struct {
-	Range
+	Match
 	Accept bool
+	Set    Attributes // what an accepted route gets
+}
+
+// Match holds conditions, all of which a route must meet; those that are zero
+// any route meets.
+type Match struct {
+	Ranges []Range // the prefix is in one of them
+	// Source is where the route comes from, and PeerKind of which kind the peer is
+	// that a learned route comes from: they say something of exported routes only.
+	Source   Source
+	PeerKind *PeerKind
+	// Communities are all there: standard ones as "64512:100" (RFC 1997), large ones
+	// as "64512:1:2" (RFC 8092), in decimal.
+	Communities []string
+	// CommunityRegexp matches at least one community in that form.
+	CommunityRegexp string
+	// ASPathRegexp matches the AS path, its numbers in decimal with a space between;
+	// "_" stands for a space, the beginning or the end, as routers have it.
+	ASPathRegexp string
+}
+
+// Source tells own routes from others'.
+type Source int
+
+// The sources of a route.
+const (
+	SourceAny Source = iota
+	SourceOwn
+	SourceLearned
+)
+
+// Attributes are changes to a route's attributes.
+type Attributes struct {
+	LocalPref         *uint32
+	MED               *uint32
+	AddCommunities    []string // as in Match.Communities
+	RemoveCommunities []string
+	Prepend           int // how many times the own AS number is put before the AS path
 }
 
 // Peer is one session. Peers are told apart by Address.
@@ -74,6 +130,10 @@ type Peer struct {
 	Port    uint16
 	ASN     uint32
 
+	// LocalASN is the AS number by which the peer knows us; zero: Config.ASN. Towards
+	// it both appear in the AS path (RFC 7705, without its migration knobs).
+	LocalASN uint32
+
 	Password string // TCP MD5 (RFC 2385); empty: none. Never logged or reported.
 
 	Hold, Keepalive, ConnectRetry time.Duration // zero: the default
@@ -81,12 +141,58 @@ type Peer struct {
 	// GracefulRestart is how long the peer is asked to keep our routes while we are
 	// away (RFC 4724); zero turns graceful restart off.
 	GracefulRestart time.Duration
+	// LongLived is for how long after that each side keeps the other's routes as a
+	// last resort (RFC 9494); zero: not at all. It needs GracefulRestart.
+	LongLived time.Duration
 
-	// Import are the rules for routes of an external peer.
+	Passive       bool       // the peer calls, we never do
+	SourceAddress netip.Addr // our end of the session; zero: the kernel's choice
+	// MultihopTTL is the TTL of an external session that is not on a link of ours;
+	// zero: the peer is on a link. With GTSMHops packets are sent with TTL 255 and
+	// taken only from within so many hops (RFC 5082); zero: not checked. At most
+	// one of them is not zero.
+	MultihopTTL, GTSMHops uint8
+	// Families are those to carry; zero: all that the node has, see Config.NextHops.
+	Families Families
+
+	NextHop         NextHopMode
+	ASOverride      bool // replace the peer's AS number by ours in paths sent to it
+	AllowOwnASN     int  // how many times ours may be in paths that it sends
+	RemovePrivateAS RemovePrivateAS
+
+	// Owned are the blocks of a node peer, for Config.ValidateOrigin.
+	Owned []netip.Prefix
+	// Import are the rules for routes of an external peer: what none matches is not
+	// taken.
 	Import []Rule
-	// MaxPrefixes ends the session when the peer sends more; zero: no limit.
-	MaxPrefixes int
+	// Export are the rules for routes to be announced to an external peer: of what
+	// none matches, own prefixes are announced, others not.
+	Export []Rule
+	// MaxPrefixes ends the session when the peer sends more; zero: no limit. At
+	// WarnPrefixes and more it is said in Session.Warning; zero: never.
+	MaxPrefixes, WarnPrefixes int
 }
+
+// NextHopMode says with which next hop routes are announced to a peer.
+type NextHopMode int
+
+// The modes. Own prefixes always have ourselves as next hop.
+const (
+	NextHopAuto NextHopMode = iota // as BGP has it: ours to external peers, unchanged to internal ones
+	NextHopSelf                    // ourselves
+	NextHopKeep                    // unchanged
+)
+
+// RemovePrivateAS says what becomes of private AS numbers (RFC 6996) in paths
+// that are sent.
+type RemovePrivateAS int
+
+// What becomes of private AS numbers.
+const (
+	PrivateASKeep RemovePrivateAS = iota
+	PrivateASRemove
+	PrivateASReplace // by our own
+)
 
 // Route is the best way, or the equally good ways, to a prefix that was
 // learned from peers.
@@ -138,6 +244,19 @@ type Session struct {
 	Advertised int // prefixes that the peer was sent
 
 	Message string // why it is not established, as far as known
+	Warning string // what is not as it should be though it is established, or empty
+
+	Flaps     int    // how many times it went down after it was established
+	LastError string // why it last went down, notifications in words (RFC 4271, section 4.5)
+	// Capabilities are those that both sides have, in words, sorted.
+	Capabilities []string
+	// PeerRestarting tells that the peer is away and its routes are kept until it is
+	// back or its restart time is over (RFC 4724).
+	PeerRestarting bool
+	// Refused are prefixes that a node peer announces though it does not own them, at
+	// most 8 of them; RefusedCount is how many there are.
+	Refused      []netip.Prefix
+	RefusedCount int
 }
 
 // StopMode says how a speaker takes leave of its peers.

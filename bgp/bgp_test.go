@@ -43,12 +43,12 @@ func TestAccepts(t *testing.T) {
 		Advertise: []netip.Prefix{netip.MustParsePrefix("172.25.0.128/26"), netip.MustParsePrefix("fd00::/122")},
 		Blocks:    []Range{rng("172.25.0.0/16", 26, 32), rng("fd00::/48", 122, 128)},
 	}
-	node := Peer{Kind: PeerNode, Import: []Rule{{Range: rng("0.0.0.0/0", 0, 32), Accept: true}}}
+	node := Peer{Kind: PeerNode, Import: []Rule{{Match: Match{Ranges: []Range{rng("0.0.0.0/0", 0, 32)}}, Accept: true}}}
 	router := Peer{Kind: PeerExternal, Import: []Rule{
-		{Range: rng("10.9.66.0/24", 24, 32)},
-		{Range: rng("10.9.0.0/16", 24, 24), Accept: true},
-		{Range: rng("172.25.0.0/16", 16, 32), Accept: true},
-		{Range: rng("10.9.66.0/24", 24, 24), Accept: true},
+		{Match: Match{Ranges: []Range{rng("10.9.66.0/24", 24, 32)}}},
+		{Match: Match{Ranges: []Range{rng("10.9.0.0/16", 24, 24)}}, Accept: true},
+		{Match: Match{Ranges: []Range{rng("172.25.0.0/16", 16, 32)}}, Accept: true},
+		{Match: Match{Ranges: []Range{rng("10.9.66.0/24", 24, 24)}}, Accept: true},
 	}}
 	for _, tc := range []struct {
 		peer Peer
@@ -70,7 +70,7 @@ func TestAccepts(t *testing.T) {
 		{router, "172.25.0.128/27", false},
 		{Peer{Kind: PeerExternal}, "10.9.1.0/24", false},
 	} {
-		if got := c.Accepts(tc.peer, netip.MustParsePrefix(tc.p)); got != tc.want {
+		if got := c.Accepts(tc.peer, Announcement{Prefix: netip.MustParsePrefix(tc.p)}); got != tc.want {
 			t.Errorf("%v of %+v is accepted: %v", tc.p, tc.peer, got)
 		}
 	}
@@ -161,16 +161,16 @@ func TestNextHopFits(t *testing.T) {
 func TestUsable(t *testing.T) {
 	good := Peer{Name: "good", Address: netip.MustParseAddr("10.0.0.2"), ASN: 64512, Hold: 9 * time.Second}
 	for want, spoil := range map[string]func(p *Peer){
-		"AS number":              func(p *Peer) { p.ASN = 0 },
-		"not an address":         func(p *Peer) { p.Address = netip.Addr{} },
-		"has the address":        func(p *Peer) { p.Address = good.Address },
-		"81 bytes":               func(p *Peer) { p.Password = strings.Repeat("x", 81) },
-		"hold time":              func(p *Peer) { p.Hold = time.Second },
-		"less than the hold":     func(p *Peer) { p.Keepalive = time.Minute },
-		"restart time":           func(p *Peer) { p.GracefulRestart = 2 * time.Hour },
-		"limit of prefixes":      func(p *Peer) { p.MaxPrefixes = -1 },
-		"import: the lengths":    func(p *Peer) { p.Import = []Rule{{Range: rng("10.0.0.0/8", 8, 33)}} },
-		"import: invalid Prefix": func(p *Peer) { p.Import = make([]Rule, 1) },
+		"AS number":                      func(p *Peer) { p.ASN = 0 },
+		"not an address":                 func(p *Peer) { p.Address = netip.Addr{} },
+		"has the address":                func(p *Peer) { p.Address = good.Address },
+		"81 bytes":                       func(p *Peer) { p.Password = strings.Repeat("x", 81) },
+		"hold time":                      func(p *Peer) { p.Hold = time.Second },
+		"less than the hold":             func(p *Peer) { p.Keepalive = time.Minute },
+		"restart time":                   func(p *Peer) { p.GracefulRestart = 2 * time.Hour },
+		"limit of prefixes":              func(p *Peer) { p.MaxPrefixes = -1 },
+		"import: rule 1: the lengths":    func(p *Peer) { p.Import = []Rule{{Match: Match{Ranges: []Range{rng("10.0.0.0/8", 8, 33)}}}} },
+		"import: rule 1: invalid Prefix": func(p *Peer) { p.Import = []Rule{{Match: Match{Ranges: make([]Range, 1)}}} },
 	} {
 		bad := good
 		bad.Name, bad.Address = "bad", netip.MustParseAddr("10.0.0.3")

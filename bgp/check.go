@@ -15,12 +15,6 @@ const (
 	DefaultConnectRetry = 5 * time.Second
 )
 
-// maxPassword is what the kernel takes as a TCP MD5 key (TCP_MD5SIG_MAXKEYLEN).
-const maxPassword = 80
-
-// maxRestart is the largest restart time that fits its 12 bits (RFC 4724, section 3).
-const maxRestart = 4095 * time.Second
-
 // Check reports what makes c unusable as a whole, whatever its peers are.
 func (c Config) Check() error {
 	switch {
@@ -47,6 +41,11 @@ func (c Config) Check() error {
 			return fmt.Errorf("blocks: %w", err)
 		}
 	}
+	for _, m := range c.Marks {
+		if err := errors.Join(checkPrefix(m.CIDR), checkCommunities(m.Communities)); err != nil {
+			return fmt.Errorf("marks: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -59,7 +58,7 @@ func (c Config) Usable() ([]Peer, error) {
 		seen   = make(map[netip.Addr]string, len(c.Peers))
 	)
 	for _, p := range c.Peers {
-		err := p.check()
+		err := p.check(c)
 		if other, twice := seen[p.Address]; err == nil && twice {
 			err = fmt.Errorf("has the address %v of peer %s; sessions are told apart by address", p.Address, other)
 		}
@@ -71,31 +70,6 @@ func (c Config) Usable() ([]Peer, error) {
 		usable = append(usable, p)
 	}
 	return usable, errors.Join(errs...)
-}
-
-func (p Peer) check() error {
-	switch {
-	case !p.Address.IsValid() || p.Address.IsUnspecified() || p.Address.IsMulticast() || p.Address.Is4In6():
-		return fmt.Errorf("%v is not an address of a peer", p.Address)
-	case p.ASN == 0:
-		return errors.New("the AS number must not be 0 (RFC 7607)")
-	case len(p.Password) > maxPassword:
-		return fmt.Errorf("the password has %d bytes; TCP MD5 takes at most %d", len(p.Password), maxPassword)
-	case p.Hold != 0 && (p.Hold < 3*time.Second || p.Hold > 65535*time.Second):
-		return fmt.Errorf("the hold time %v must be from 3 s to 65535 s (RFC 4271, section 4.2)", p.Hold)
-	case p.Keepalive < 0 || p.Keepalive > p.EffectiveHold():
-		return fmt.Errorf("the keepalive time %v must be less than the hold time %v", p.Keepalive, p.EffectiveHold())
-	case p.GracefulRestart < 0 || p.GracefulRestart > maxRestart:
-		return fmt.Errorf("the restart time %v must be from 0 to %v (RFC 4724, section 3)", p.GracefulRestart, maxRestart)
-	case p.MaxPrefixes < 0:
-		return fmt.Errorf("the limit of prefixes %d must not be negative", p.MaxPrefixes)
-	}
-	for _, r := range p.Import {
-		if err := r.check(); err != nil {
-			return fmt.Errorf("import: %w", err)
-		}
-	}
-	return nil
 }
 
 // EffectiveHold is the hold time that the peer is offered.

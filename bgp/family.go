@@ -35,7 +35,8 @@ func (f Families) Each() []Families {
 }
 
 // Families are what a peer is offered: the families that the node has an
-// address of, or, when nothing is said of those, that of the session itself.
+// address of, or, when nothing is said of those, that of the session itself; of
+// them those of Peer.Families, when the peer is among Config.Peers and has some.
 // The peer may know fewer; what both know is carried.
 func (c Config) Families(peer netip.Addr) Families {
 	var f Families
@@ -44,6 +45,11 @@ func (c Config) Families(peer netip.Addr) Families {
 	}
 	if f == 0 {
 		f = FamilyOf(peer)
+	}
+	for i := range c.Peers {
+		if p := &c.Peers[i]; p.Address == peer && p.Families != 0 {
+			return f & p.Families
+		}
 	}
 	return f
 }

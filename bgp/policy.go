@@ -1,6 +1,14 @@
 package bgp
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
+
+// LocalPrefLast is the local preference of routes whose sender asks to be
+// avoided (GRACEFUL_SHUTDOWN). RFC 8326, section 4.2, recommends 0, which not
+// every library can set; 1 does the same.
+const LocalPrefLast uint32 = 1
 
 // Contains reports whether p is one of the range's prefixes.
 func (r Range) Contains(p netip.Prefix) bool {
@@ -9,31 +17,108 @@ func (r Range) Contains(p netip.Prefix) bool {
 		p.Bits() >= r.MinLength && p.Bits() <= r.MaxLength
 }
 
-// Accepts is the import policy: whether a route to p is taken from peer. A
-// speaker may put it into other words for its library, but must decide alike.
+// Martians are the ranges that no route is ever taken to: what means this host,
+// this link, or many. The list is short on purpose: 240.0.0.0/4, for one, is in
+// use inside of data centres. The default route is none of them.
+func Martians() []Range {
+	cidrs := []string{
+		"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32",
+		"::/96", "::ffff:0:0/96", "fe80::/10", "ff00::/8",
+	}
+	out := make([]Range, len(cidrs))
+	for i, s := range cidrs {
+		p := netip.MustParsePrefix(s)
+		out[i] = Range{CIDR: p, MinLength: p.Bits(), MaxLength: p.Addr().BitLen()}
+	}
+	return out
+}
+
+func contains(ranges []Range, p netip.Prefix) bool {
+	return slices.ContainsFunc(ranges, func(r Range) bool { return r.Contains(p) })
+}
+
+// Accepts is the import policy: whether a route is taken from peer. Where many
+// routes are to be judged, Importer is cheaper.
+func (c Config) Accepts(peer Peer, a Announcement) bool {
+	_, ok := c.Importer(peer)(a)
+	return ok
+}
+
+// Importer is the import policy: it returns a function that says of a route as
+// it comes from peer whether it is taken, and how it looks then. A speaker may
+// put it into other words for its library, but must decide alike.
 //
 // What the node announces itself, and whatever is inside that, is never taken
-// from anyone: it would lead the node's own pods astray.
-func (c Config) Accepts(peer Peer, p netip.Prefix) bool {
-	for _, own := range c.Advertise {
-		if own.Bits() <= p.Bits() && own.Contains(p.Addr()) {
-			return false
+// from anyone: it would lead the node's own pods astray. Nor are Martians, and a
+// default route only by a rule that names it.
+func (c Config) Importer(peer Peer) func(Announcement) (Announcement, bool) {
+	var (
+		rules    = compile(peer.Import)
+		asn      = c.asnTowards(peer)
+		martians = Martians()
+	)
+	return func(a Announcement) (Announcement, bool) {
+		if c.own(a.Prefix) || contains(martians, a.Prefix) {
+			return a, false
 		}
-	}
-	if peer.Kind == PeerNode {
-		for _, block := range c.Blocks {
-			if block.Contains(p) {
-				return true
+		leaving := slices.Contains(a.Communities, GracefulShutdown)
+		ok := false
+		if peer.Kind == PeerNode {
+			ok = c.ownedBy(peer, a.Prefix)
+		} else {
+			for _, r := range rules {
+				if r.holds(a) && (!r.Accept || len(r.Ranges) > 0 || a.Prefix.Bits() > 0) {
+					ok = r.Accept
+					a = r.set(a, asn)
+					break
+				}
 			}
 		}
-		return false
-	}
-	for _, rule := range peer.Import {
-		if rule.Contains(p) {
-			return rule.Accept
+		if ok && leaving {
+			last := LocalPrefLast
+			a.LocalPref = &last
 		}
+		return a, ok
 	}
-	return false
+}
+
+// Exporter is the export policy: it returns a function that says of a route in
+// our table whether it is announced to peer, and how its attributes are changed.
+// What BGP itself does on the way, such as adding the AS number, comes on top,
+// and that what an internal peer announced is never told to another.
+func (c Config) Exporter(peer Peer) func(Announcement) (Announcement, bool) {
+	rules := compile(peer.Export)
+	asn := c.asnTowards(peer)
+	return func(a Announcement) (Announcement, bool) {
+		if peer.Kind == PeerNode {
+			return a, a.From == nil
+		}
+		for _, r := range rules {
+			if r.holds(a) && r.concerns(a) {
+				return r.set(a, asn), r.Accept
+			}
+		}
+		return a, a.From == nil
+	}
+}
+
+func (c Config) asnTowards(peer Peer) uint32 {
+	if peer.LocalASN != 0 {
+		return peer.LocalASN
+	}
+	return c.ASN
+}
+
+// own reports whether p is announced by us or part of what is.
+func (c Config) own(p netip.Prefix) bool {
+	return slices.ContainsFunc(c.Advertise, func(own netip.Prefix) bool {
+		return own.Bits() <= p.Bits() && own.Contains(p.Addr())
+	})
+}
+
+// ownedBy reports whether p may come from a node peer.
+func (c Config) ownedBy(peer Peer, p netip.Prefix) bool {
+	return contains(c.Blocks, p) && (!c.ValidateOrigin || slices.Contains(peer.Owned, p))
 }
 
 // NextHopFits reports whether a route to p may lead to hop: an address of the

@@ -2,10 +2,10 @@
 // of package plan and frees the blocks of nodes that are gone. One replica at a
 // time does so, by leader election.
 //
-//	Node, BGPConfig, NetworkConfig, BGPPeer, ─┬▶ planner  ─▶ NodeNetwork.spec, conditions of IPPool and BGPPeer
-//	BGPFilter, IPPool, NodeNetwork.status    ─┘
-//	IPPool, IPBlock, NodeNetwork.status.blocks ─▶ counter  ─▶ figures of IPPool.status
-//	Node, IPBlock                              ─▶ releaser ─▶ IPBlocks of deleted nodes are deleted
+//	Node, BGPConfig, NetworkConfig, BGPPeer, ───────┬▶ planner  ─▶ NodeNetwork.spec, conditions of IPPool and BGPPeer
+//	BGPFilter, IPPool, IPBlock, NodeNetwork.status ─┘
+//	IPPool, IPBlock, NodeNetwork.status.blocks ──────▶ counter  ─▶ figures of IPPool.status
+//	Node, IPBlock ───────────────────────────────────▶ releaser ─▶ IPBlocks of deleted nodes are deleted
 //
 // Invariants:
 //   - Nothing is decided before all caches are filled.
@@ -180,6 +180,11 @@ func slimNode(obj any) (any, error) {
 			Labels:            n.Labels,
 		},
 		Status: corev1.NodeStatus{Addresses: n.Status.Addresses},
+	}
+	for _, t := range n.Spec.Taints {
+		if t.Key == v1alpha1.DrainKey {
+			slim.Spec.Taints = append(slim.Spec.Taints, t)
+		}
 	}
 	if ready := readiness(n); ready != "" {
 		slim.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}

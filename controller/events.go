@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/controller/plan"
 )
 
 // nodeChanged passes on changes of a Node that matter to a plan, and drops the
@@ -23,7 +24,8 @@ func nodeChanged() predicate.Predicate {
 			!before.DeletionTimestamp.Equal(after.DeletionTimestamp) ||
 			!maps.Equal(before.Labels, after.Labels) ||
 			!reflect.DeepEqual(before.Status.Addresses, after.Status.Addresses) ||
-			readiness(before) != readiness(after)
+			readiness(before) != readiness(after) ||
+			plan.Draining(before) != plan.Draining(after)
 	}}
 }
 

@@ -70,6 +70,7 @@ func (r *planner) setUp(mgr manager.Manager) error {
 		Watches(&v1alpha1.BGPPeer{}, on, every).
 		Watches(&v1alpha1.BGPFilter{}, on, spec).
 		Watches(&v1alpha1.IPPool{}, on, every).
+		Watches(&v1alpha1.IPBlock{}, on, spec).
 		Watches(&v1alpha1.NodeNetwork{}, on, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, r.reportAwaited()))).
 		Complete(r)
 }

@@ -102,6 +102,7 @@ func TestStatus(t *testing.T) {
 		{"well.txt", "well", false, []string{"--exit-code"}, 0},
 		{"unwell.txt", "unwell", false, nil, 0},
 		{"unwell.txt", "unwell", false, []string{"--exit-code"}, 2},
+		{"unwell.wide.txt", "unwell", false, []string{"-o", "wide"}, 0},
 		{"unwell.color.txt", "unwell", true, nil, 0},
 		{"tunnels.txt", "tunnels", false, nil, 0},
 		{"tunnels.color.txt", "tunnels", true, nil, 0},

@@ -66,6 +66,16 @@ type Session struct {
 	Accepted   int32        `json:"accepted"`
 	Advertised int32        `json:"advertised"`
 	Message    string       `json:"message"`
+	Warning    string       `json:"warning"`   // what is wrong though it is established
+	Flaps      int32        `json:"flaps"`     // how often it went down
+	LastError  string       `json:"lastError"` // why it last did
+	// Capabilities are those of both ends (RFC 5492), in words.
+	Capabilities   []string `json:"capabilities"`
+	PeerRestarting bool     `json:"peerRestarting"`
+	// Refused are the first of the prefixes that the peer, a node, announces though
+	// it does not own them, RefusedCount how many there are.
+	Refused      []string `json:"refused"`
+	RefusedCount int32    `json:"refusedCount"`
 }
 
 // Block is a block that a node owns.
@@ -203,10 +213,14 @@ func session(node string, p v1alpha1.PlannedSession, reported map[string]v1alpha
 	s := Session{
 		Node: node, Peer: p.Name, Kind: string(p.Kind), Address: p.PeerAddress, ASN: p.PeerASN,
 		State: stateUnknown, Message: "the node's agent does not report this session",
+		Capabilities: []string{}, Refused: []string{}, // never null
 	}
 	if st, ok := reported[p.PeerAddress]; ok {
 		s.State, s.Since, s.Message = st.State, st.Since, st.Message
 		s.Received, s.Accepted, s.Advertised = st.Received, st.Accepted, st.Advertised
+		s.Warning, s.Flaps, s.LastError, s.PeerRestarting = st.Warning, st.Flaps, st.LastError, st.PeerRestarting
+		s.Capabilities = append(s.Capabilities, st.Capabilities...)
+		s.Refused, s.RefusedCount = append(s.Refused, st.Refused...), st.RefusedCount
 	}
 	return s
 }

@@ -90,43 +90,6 @@ func (s *screen) nodes(r Report) {
 	s.section("Nodes", fmt.Sprintf("%d of %d ready, %d pods", ready, len(r.Nodes), pods), ready == len(r.Nodes), t)
 }
 
-func (s *screen) sessions(sessions []Session) {
-	t := table{columns: []column{
-		{title: "NODE"},
-		{title: "PEER"},
-		{title: "KIND"},
-		{title: "ADDRESS"},
-		{title: "ASN", number: true},
-		{title: "STATE"},
-		{title: "SINCE", number: true},
-		{title: "RECEIVED", number: true},
-		{title: "ACCEPTED", number: true},
-		{title: "ADVERTISED", number: true},
-		{title: "MESSAGE", optional: true},
-	}}
-	established, hidden := 0, 0
-	for _, n := range sessions {
-		up := n.State == stateEstablished
-		if up {
-			established++
-			if !s.all && len(sessions) > maxRows {
-				hidden++
-				continue
-			}
-		}
-		since := "never"
-		if n.Since != nil {
-			since = s.age(*n.Since)
-		}
-		t.add(
-			text(n.Node), text(n.Peer), text(n.Kind), text(n.Address), text(n.ASN), state(up, n.State), text(since),
-			text(n.Received), text(n.Accepted), text(n.Advertised), text(n.Message),
-		)
-	}
-	s.section("BGP sessions", fmt.Sprintf("%d of %d established%s", established, len(sessions), hint(hidden, "those are")),
-		established == len(sessions), t)
-}
-
 func (s *screen) blocks(r Report) {
 	blocks := r.Blocks
 	t := table{columns: []column{

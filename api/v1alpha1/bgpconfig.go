@@ -76,7 +76,34 @@ type BGPConfigSpec struct {
 
 	// Graceful restart (RFC 4724) of sessions between nodes.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.longLivedSeconds) || !has(self.disabled) || !self.disabled",fieldPath=".longLivedSeconds",message="long-lived graceful restart begins where graceful restart ends (RFC 9494): leave disabled out, or longLivedSeconds"
 	GracefulRestart *GracefulRestart `json:"gracefulRestart,omitempty"`
+
+	// Names for communities, which BGPFilters and IPPools may use in place of the
+	// numbers.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=256
+	Communities []BGPCommunity `json:"communities,omitempty"`
+}
+
+// BGPCommunity gives a name to a community.
+type BGPCommunity struct {
+	// The name: it begins with a letter, and is not one that every router knows,
+	// such as no-export.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-zA-Z][a-zA-Z0-9._-]*$')",message="must begin with a letter and go on with letters, digits, '.', '_' and '-', such as backbone"
+	// +kubebuilder:validation:XValidation:rule="!(self in ['graceful-shutdown', 'accept-own', 'llgr-stale', 'no-llgr', 'blackhole', 'no-export', 'no-advertise', 'no-export-subconfed', 'no-peer'])",message="is the name of a well-known community already: choose another one"
+	Name string `json:"name"`
+	// The community in decimal: a standard one (RFC 1997) such as 64512:100, or a
+	// large one (RFC 8092) such as 64512:1:2.
+	// +required
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}:[0-9]{1,5}|[0-9]{1,10}:[0-9]{1,10}:[0-9]{1,10})$') && self.split(':').all(n, int(n) <= (self.split(':').size() == 2 ? 65535 : 4294967295))",message="must be a standard community of two numbers up to 65535, such as 64512:100, or a large one of three up to 4294967295, such as 64512:1:2"
+	Value string `json:"value"`
 }
 
 // BGPTimers are the timers of a session (RFC 4271, section 10).
@@ -111,6 +138,12 @@ type GracefulRestart struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=4095
 	RestartSeconds *int32 `json:"restartSeconds,omitempty"`
+	// Seconds for which, after that, each side keeps the other's routes as a last
+	// resort (long-lived graceful restart, RFC 9494): none when not given.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=16777215
+	LongLivedSeconds *int32 `json:"longLivedSeconds,omitempty"`
 }
 
 // BGPConfigList is a list of configurations.

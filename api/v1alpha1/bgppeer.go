@@ -7,8 +7,9 @@ import (
 // BGPPeer is a router outside the cluster, such as a top-of-rack switch, with
 // which nodes hold a BGP session.
 //
-// The nodes announce their own blocks to it and nothing else, and take from it
-// only what its import filters accept: without a filter, nothing.
+// The nodes announce their own blocks to it and nothing else, as far as its
+// export filters do not say otherwise, and take from it only what its import
+// filters accept: without a filter, nothing.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -31,8 +32,57 @@ type BGPPeer struct {
 	Status BGPPeerStatus `json:"status,omitempty"`
 }
 
+// AddressFamily is a family of addresses.
+// +kubebuilder:validation:Enum=IPv4;IPv6
+type AddressFamily string
+
+// The families.
+const (
+	FamilyIPv4 AddressFamily = "IPv4"
+	FamilyIPv6 AddressFamily = "IPv6"
+)
+
+// NextHop says with which next hop routes are announced.
+// +kubebuilder:validation:Enum=Auto;Self;Keep
+type NextHop string
+
+// The next hops. A node's own prefixes always have the node.
+const (
+	// NextHopAuto is what BGP has: the node to a router of another AS, and what was
+	// learned to one of the nodes' own (RFC 4271, section 5.1.3).
+	NextHopAuto NextHop = "Auto"
+	// NextHopSelf is the node.
+	NextHopSelf NextHop = "Self"
+	// NextHopKeep is what was learned.
+	NextHopKeep NextHop = "Keep"
+)
+
+// PrivateASN says what becomes of private AS numbers (RFC 6996) in AS paths.
+// +kubebuilder:validation:Enum=Keep;Remove;Replace
+type PrivateASN string
+
+// What becomes of private AS numbers.
+const (
+	PrivateASNKeep    PrivateASN = "Keep"
+	PrivateASNRemove  PrivateASN = "Remove"
+	PrivateASNReplace PrivateASN = "Replace" // by the node's own
+)
+
+// SourceNodeAddress is a sourceAddress that stands for each node's own address of
+// the family of peerAddress.
+const SourceNodeAddress = "NodeAddress"
+
 // BGPPeerSpec says who the router is, which nodes speak with it, and how.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || !has(self.ttlSecurity)",fieldPath=".ttlSecurity",message="ebgpMultihop and ttlSecurity exclude each other: ttlSecurity says by itself how many hops away the router may be"
+// +kubebuilder:validation:XValidation:rule="!has(self.localASN) || self.localASN != self.peerASN",fieldPath=".localASN",message="localASN must not be peerASN: it is for routers of another AS that know the nodes by a different number"
+// +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !isIP(self.sourceAddress) || !isIP(self.peerAddress) || ip(self.sourceAddress).family() == ip(self.peerAddress).family()",fieldPath=".sourceAddress",message="sourceAddress must be of the family of peerAddress"
 type BGPPeerSpec struct {
+	// What people should know of the router. It changes nothing.
+	// +optional
+	// +kubebuilder:validation:MaxLength=255
+	Description string `json:"description,omitempty"`
+
 	// The router's address.
 	// +required
 	// +kubebuilder:validation:MaxLength=45
@@ -54,9 +104,80 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self != 23456 && self != 65535",message="23456 (AS_TRANS, RFC 6793) and 65535 (RFC 7300) are reserved"
 	PeerASN int64 `json:"peerASN"`
 
+	// The AS number by which the router knows the nodes, where that is not the one of
+	// the BGPConfig. Both are in the AS paths that it gets (RFC 7705). Only for
+	// routers of another AS.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=4294967294
+	// +kubebuilder:validation:XValidation:rule="self != 23456 && self != 65535",message="23456 (AS_TRANS, RFC 6793) and 65535 (RFC 7300) are reserved"
+	LocalASN *int64 `json:"localASN,omitempty"`
+
 	// The nodes that hold a session with the router: all when not given.
 	// +optional
 	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+
+	// Whether the nodes wait for the router to connect and never do so themselves.
+	// +optional
+	Passive bool `json:"passive,omitempty"`
+
+	// The nodes' end of the session: an address of the one node that the selector
+	// matches, or NodeAddress for each node's own, its InternalIP. When not given, the
+	// node's routes to the router decide.
+	// +optional
+	// +kubebuilder:validation:MaxLength=45
+	// +kubebuilder:validation:XValidation:rule="self == 'NodeAddress' || (isIP(self) && !ip(self).isLoopback() && (ip(self).isGlobalUnicast() || (ip(self).family() == 4 && ip(self).isLinkLocalUnicast())))",message="must be a unicast IP address of the node, such as 10.211.55.101, or NodeAddress"
+	SourceAddress string `json:"sourceAddress,omitempty"`
+
+	// The TTL of packets to a router of another AS that is not on a link of the
+	// node: how many hops away it may be. When not given it must be on a link.
+	// +optional
+	// +kubebuilder:validation:Minimum=2
+	// +kubebuilder:validation:Maximum=255
+	EBGPMultihop *int32 `json:"ebgpMultihop,omitempty"`
+
+	// How many hops away the router may be at most, by the TTL of its packets (GTSM,
+	// RFC 5082): 1 on a link. Packets from farther away are dropped. The router must
+	// send with TTL 255, which it does when it has TTL security, too.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=254
+	TTLSecurity *int32 `json:"ttlSecurity,omitempty"`
+
+	// The families of the routes that the session carries: all that the node has an
+	// address of when not given.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=2
+	Families []AddressFamily `json:"families,omitempty"`
+
+	// The next hop of routes of others that are announced to the router: Auto is the
+	// node to a router of another AS and what was learned to one of the nodes' own,
+	// Self is the node, Keep is what was learned. The node's own prefixes always have
+	// the node.
+	// +optional
+	// +kubebuilder:default=Auto
+	NextHop NextHop `json:"nextHop,omitempty"`
+
+	// Whether the router's AS number is replaced by the nodes' in AS paths that it
+	// gets, so that it takes routes of another site with the same number. Only for
+	// routers of another AS.
+	// +optional
+	ASOverride bool `json:"asOverride,omitempty"`
+
+	// How many times the nodes' AS number may be in AS paths of the router: with 0,
+	// such routes are not taken, as they are loops.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=10
+	AllowOwnASN int32 `json:"allowOwnASN,omitempty"`
+
+	// What becomes of private AS numbers (RFC 6996) in AS paths that the router gets:
+	// they stay, go, or are replaced by the nodes'. Only for routers of another AS.
+	// +optional
+	// +kubebuilder:default=Keep
+	RemovePrivateASN PrivateASN `json:"removePrivateASN,omitempty"`
 
 	// The Secret, in the namespace of the Godwit agents, that holds the TCP MD5
 	// password (RFC 2385) of the session. While it is missing or empty there is no
@@ -73,12 +194,29 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	ImportFilters []string `json:"importFilters,omitempty"`
 
+	// The BGPFilters by which routes are announced to the router, in order; the first
+	// rule that matches a route decides. Of what no rule matches, the node's own
+	// prefixes are announced and others are not.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	ExportFilters []string `json:"exportFilters,omitempty"`
+
 	// How many routes the router may send before the session is ended: 10000 when
 	// not given.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=10000000
 	MaxPrefixes *int32 `json:"maxPrefixes,omitempty"`
+
+	// At how many percent of maxPrefixes the session's status warns of it.
+	// +optional
+	// +kubebuilder:default=80
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	MaxPrefixesWarningPercent *int32 `json:"maxPrefixesWarningPercent,omitempty"`
 
 	// The timers of the session.
 	// +optional
@@ -87,6 +225,7 @@ type BGPPeerSpec struct {
 
 	// Graceful restart (RFC 4724) of the session.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.longLivedSeconds) || !has(self.disabled) || !self.disabled",fieldPath=".longLivedSeconds",message="long-lived graceful restart begins where graceful restart ends (RFC 9494): leave disabled out, or longLivedSeconds"
 	GracefulRestart *GracefulRestart `json:"gracefulRestart,omitempty"`
 }
 
@@ -108,8 +247,8 @@ type SecretKeyRef struct {
 // BGPPeerStatus is what the controller found out about a peer.
 type BGPPeerStatus struct {
 	// Ready tells whether each node that the selector matches has the peer in its
-	// plan as asked; the reason says why not (NoNodes, FilterNotFound, Conflict,
-	// Invalid).
+	// plan as asked; the reason says why not (NoNodes, FilterNotFound, InvalidFilter,
+	// Conflict, Invalid).
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -132,11 +132,43 @@ type IPPoolSpec struct {
 	// +kubebuilder:validation:items:MaxLength=43
 	// +kubebuilder:validation:items:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked()",message="must be a network in CIDR form with no host bits set, such as 172.25.0.0/28"
 	ReservedCIDRs []string `json:"reservedCIDRs,omitempty"`
+
+	// How nodes announce their blocks of the pool.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.communities) || self.communities.all(c, c.matches('^([a-zA-Z][a-zA-Z0-9._-]*|[0-9]{1,5}:[0-9]{1,5}|[0-9]{1,10}:[0-9]{1,10}:[0-9]{1,10})$') && (c.matches('^[a-zA-Z]') || c.split(':').all(n, int(n) <= (c.split(':').size() == 2 ? 65535 : 4294967295))))",fieldPath=".communities",message="must be names of communities, such as no-export, standard ones of two numbers up to 65535, such as 64512:100, or large ones of three up to 4294967295, such as 64512:1:2"
+	Advertise *PoolAdvertisement `json:"advertise,omitempty"`
+}
+
+// PoolAdvertisement says how nodes announce their blocks of a pool.
+type PoolAdvertisement struct {
+	// Whether the blocks are kept from routers outside the cluster. Nodes announce
+	// them to each other all the same.
+	// +optional
+	Disabled bool `json:"disabled,omitempty"`
+	// Communities that the blocks are announced with: standard ones (RFC 1997) such
+	// as 64512:100, large ones (RFC 8092) such as 64512:1:2, names of the BGPConfig or
+	// well-known names such as no-export.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=32
+	Communities []string `json:"communities,omitempty"`
+	// The local preference that the blocks are announced with to nodes and to routers
+	// of the nodes' own AS: 100 when not given.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4294967295
+	LocalPref *int64 `json:"localPref,omitempty"`
 }
 
 // ConditionEncapsulationApplied is the type of a pool's condition that tells
 // whether the plans of nodes have the encapsulation which the pool asks for.
 const ConditionEncapsulationApplied = "EncapsulationApplied"
+
+// ConditionAdvertisementApplied is the type of a pool's condition that tells
+// whether nodes announce their blocks of it as the pool asks.
+const ConditionAdvertisementApplied = "AdvertisementApplied"
 
 // IPPoolStatus is what the controller found out about a pool.
 type IPPoolStatus struct {
@@ -144,6 +176,8 @@ type IPPoolStatus struct {
 	// not (Overlaps, Disabled, Invalid, NoNodes). EncapsulationApplied, of a pool
 	// that nodes know, tells whether they use the encapsulation that the pool asks
 	// for: while it is False (WaitingForTunnels), they use the one before.
+	// AdvertisementApplied, of a pool with advertise, tells whether nodes announce it
+	// so; when not (CommunityNotFound), they announce it as before.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -50,6 +50,13 @@ type NodeNetworkSpec struct {
 	// The TCP port on which the node's speaker listens.
 	// +optional
 	ListenPort int32 `json:"listenPort,omitempty"`
+	// Whether of other nodes' routes only those of the blocks are taken that their
+	// sessions here name.
+	// +optional
+	ValidateOrigin bool `json:"validateOrigin,omitempty"`
+	// Whether the node is being drained: it asks others to prefer other ways.
+	// +optional
+	Draining bool `json:"draining,omitempty"`
 	// The tunnels that the node is to have, whether or not a pool uses them yet.
 	// +optional
 	// +listType=set
@@ -139,6 +146,9 @@ type PlannedPool struct {
 	// +optional
 	// +listType=atomic
 	ReservedCIDRs []string `json:"reservedCIDRs,omitempty"`
+	// How the node announces its blocks of the pool, communities as numbers.
+	// +optional
+	Advertise *PoolAdvertisement `json:"advertise,omitempty"`
 }
 
 // SessionKind tells who is at the other end of a session.
@@ -165,6 +175,42 @@ type PlannedSession struct {
 	PeerPort int32 `json:"peerPort"`
 	// The AS number of the other end.
 	PeerASN int64 `json:"peerASN"`
+	// The AS number by which the other end knows this node, if not its own.
+	// +optional
+	LocalASN int64 `json:"localASN,omitempty"`
+	// Whether the node waits for the other end to connect.
+	// +optional
+	Passive bool `json:"passive,omitempty"`
+	// This end of the session, if the kernel is not to choose it.
+	// +optional
+	SourceAddress string `json:"sourceAddress,omitempty"`
+	// The TTL of packets to the other end, where it is not on a link.
+	// +optional
+	EBGPMultihop int32 `json:"ebgpMultihop,omitempty"`
+	// How many hops away the other end may be, if that is checked (RFC 5082).
+	// +optional
+	TTLSecurity int32 `json:"ttlSecurity,omitempty"`
+	// The families that the session carries, if not all that the node has.
+	// +optional
+	// +listType=atomic
+	Families []AddressFamily `json:"families,omitempty"`
+	// The next hop of routes of others, if not Auto.
+	// +optional
+	NextHop NextHop `json:"nextHop,omitempty"`
+	// Whether the other end's AS number is replaced in AS paths that it gets.
+	// +optional
+	ASOverride bool `json:"asOverride,omitempty"`
+	// How many times the node's AS number may be in AS paths of the other end.
+	// +optional
+	AllowOwnASN int32 `json:"allowOwnASN,omitempty"`
+	// What becomes of private AS numbers in AS paths that the other end gets, if they
+	// do not stay.
+	// +optional
+	RemovePrivateASN PrivateASN `json:"removePrivateASN,omitempty"`
+	// The blocks that the other node owns.
+	// +optional
+	// +listType=atomic
+	Blocks []string `json:"blocks,omitempty"`
 	// Where the password is, when the session has one.
 	// +optional
 	PasswordSecretRef *SecretKeyRef `json:"passwordSecretRef,omitempty"`
@@ -174,9 +220,17 @@ type PlannedSession struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=2048
 	ImportRules []BGPFilterRule `json:"importRules,omitempty"`
+	// The rules by which routes are announced to a router, in order, communities as
+	// numbers.
+	// +optional
+	// +listType=atomic
+	ExportRules []BGPFilterRule `json:"exportRules,omitempty"`
 	// How many routes the other end may send before the session is ended.
 	// +optional
 	MaxPrefixes int32 `json:"maxPrefixes,omitempty"`
+	// From how many routes on the session's status warns.
+	// +optional
+	WarnPrefixes int32 `json:"warnPrefixes,omitempty"`
 	// The session's timers.
 	// +optional
 	Timers *BGPTimers `json:"timers,omitempty"`
@@ -200,6 +254,13 @@ const (
 	// reason says why not (DeviceConflict, PortInUse, NotSupported, MTUTooSmall,
 	// NoAddress, Failed).
 	ConditionTunnelsReady = "TunnelsReady"
+	// ConditionSessionsSound tells whether the established sessions are as they
+	// should be: the message says of which peers something is not, such as the
+	// number of prefixes that comes near its limit.
+	ConditionSessionsSound = "SessionsSound"
+	// ConditionOriginsValid tells whether the other nodes announce what they own and
+	// nothing else; the reason is OriginRefused when one does not.
+	ConditionOriginsValid = "OriginsValid"
 )
 
 // NodeNetworkStatus is what is so on a node.
@@ -207,8 +268,8 @@ type NodeNetworkStatus struct {
 	// The generation of the plan that the agent carries out.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// Ready, PlanApplied, SessionsEstablished, RoutesInstalled and, where there are
-	// tunnels, TunnelsReady.
+	// Ready, PlanApplied, SessionsEstablished, SessionsSound, OriginsValid,
+	// RoutesInstalled and, where there are tunnels, TunnelsReady.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -316,6 +377,34 @@ type SessionStatus struct {
 	// Why the session is not established, as far as known.
 	// +optional
 	Message string `json:"message,omitempty"`
+	// What is not as it should be though the session is established.
+	// +optional
+	Warning string `json:"warning,omitempty"`
+	// How many times the session went down after it was established, since the
+	// agent knows it.
+	// +optional
+	Flaps int32 `json:"flaps,omitempty"`
+	// Why the session last went down, and who ended it.
+	// +optional
+	LastError string `json:"lastError,omitempty"`
+	// What both ends are capable of (RFC 5492), such as IPv4 unicast, 4-octet AS or
+	// graceful restart; only while the session is established.
+	// +optional
+	// +listType=set
+	Capabilities []string `json:"capabilities,omitempty"`
+	// Whether the other end is away and its routes are kept until it is back or its
+	// restart time is over (RFC 4724).
+	// +optional
+	PeerRestarting bool `json:"peerRestarting,omitempty"`
+	// Prefixes that the other end, a node, announces though it does not own them, at
+	// most 8 of them. They are not taken.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	Refused []string `json:"refused,omitempty"`
+	// How many such prefixes there are.
+	// +optional
+	RefusedCount int32 `json:"refusedCount,omitempty"`
 }
 
 // FailedRoute is a route that could not be installed.

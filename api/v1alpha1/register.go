@@ -13,6 +13,10 @@ const GroupName = "godwit.dev"
 // owns it, so that a node can list its own blocks.
 const NodeLabel = GroupName + "/node"
 
+// DrainKey is the key of a Node's label or taint that has its routes drained: the
+// node asks others to prefer other ways. A label with the value "false" does not.
+const DrainKey = GroupName + "/drain"
+
 // GroupVersion returns the group and version of the kinds in this package.
 func GroupVersion() schema.GroupVersion {
 	return schema.GroupVersion{Group: GroupName, Version: "v1alpha1"}

@@ -3,7 +3,9 @@ package v1alpha1_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -93,4 +95,28 @@ func try(t *testing.T, c client.Client, v validation) error {
 	changed := written.DeepCopy()
 	changed.Object["spec"] = v.Change
 	return c.Update(ctx, changed, client.FieldValidation("Strict"))
+}
+
+// The API server bounds what the validation of one object may cost: a filter of
+// the largest size must be within that.
+func TestLargestFilter(t *testing.T) {
+	communities := make([]any, 16)
+	for i := range communities {
+		communities[i] = fmt.Sprintf("42949672%02d:4294967295:4294967295", i)
+	}
+	rules := make([]any, 128)
+	for i := range rules {
+		rules[i] = map[string]any{
+			"cidr": "fd00:25:ffff:ffff::/64", "minLength": int64(64), "maxLength": int64(128),
+			"communities": communities, "communityRegex": strings.Repeat("1", 256), "asPathRegex": strings.Repeat("1", 256),
+			"action": "Accept", "set": map[string]any{"addCommunities": communities, "removeCommunities": communities},
+		}
+	}
+	c := apitest.Client(t, apitest.Start(t))
+	err := try(t, c, validation{Object: map[string]any{
+		"kind": "BGPFilter", "metadata": map[string]any{"name": "f"}, "spec": map[string]any{"rules": rules},
+	}})
+	if err != nil {
+		t.Errorf("a filter of the largest size is refused: %v", err)
+	}
 }

@@ -44,7 +44,7 @@ func TestDump(t *testing.T) {
 	c := bgp.Config{
 		ASN: 64512, RouterID: netip.MustParseAddr("10.0.0.1"), Advertise: prefixes("172.25.0.0/26"),
 		Peers: []bgp.Peer{
-			{Name: "tor", Kind: bgp.PeerExternal, Address: netip.MustParseAddr("10.0.0.2"), ASN: 65001, Import: []bgp.Rule{{Range: bgp.Range{CIDR: netip.MustParsePrefix("10.9.0.0/16"), MinLength: 24, MaxLength: 24}, Accept: true}}},
+			{Name: "tor", Kind: bgp.PeerExternal, Address: netip.MustParseAddr("10.0.0.2"), ASN: 65001, Import: []bgp.Rule{{Match: bgp.Match{Ranges: []bgp.Range{{CIDR: netip.MustParsePrefix("10.9.0.0/16"), MinLength: 24, MaxLength: 24}}}, Accept: true}}},
 			{Name: "n2", Address: netip.MustParseAddr("10.0.0.3"), ASN: 64512},
 		},
 	}

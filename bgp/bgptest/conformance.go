@@ -93,6 +93,8 @@ func cases(w World) []testCase {
 		{"takes only what the policy accepts", testPolicy},
 		{"shares equal paths", testEqualPaths},
 		{"applies policy without resets", testPolicyChange},
+		{"takes of nodes only what is theirs", testOrigins},
+		{"announces what export rules say", testExport},
 		{"resets only the peer that changed", testPeerChange},
 		{"keeps routes of a restarting peer", testRestart},
 		{"drops routes of a peer that stays away", testStaysAway},
@@ -195,11 +197,11 @@ func (f *fixture) prefixes(s ...string) []netip.Prefix {
 }
 
 func (f *fixture) accept(cidr string, minLength, maxLength int) bgp.Rule {
-	return bgp.Rule{Range: in(f.route(), cidr, minLength, maxLength), Accept: true}
+	return bgp.Rule{Match: bgp.Match{Ranges: []bgp.Range{in(f.route(), cidr, minLength, maxLength)}}, Accept: true}
 }
 
 func (f *fixture) reject(cidr string, minLength, maxLength int) bgp.Rule {
-	return bgp.Rule{Range: in(f.route(), cidr, minLength, maxLength)}
+	return bgp.Rule{Match: bgp.Match{Ranges: []bgp.Range{in(f.route(), cidr, minLength, maxLength)}}}
 }
 
 // announce announces prefixes by the router's own address.

@@ -14,6 +14,7 @@ import (
 // routes are those of the other tests, of IPv4, beside their like in IPv6.
 func casesOfBothFamilies() []testCase {
 	return []testCase{
+		{"announces routes of the other family by its own address", testExportBothFamilies},
 		{"carries both families over one session", testBothFamilies},
 		{"has what a peer has in common", testOneFamily},
 		{"is in sync when both families are", testInSyncBoth},
@@ -58,7 +59,7 @@ func testBothFamilies(t *testing.T, f *fixture) {
 	rack := f.add(2, bgp.PeerExternal, 65001)
 	f.change(1, func(p *bgp.Peer) {
 		for _, family := range f.Carried.Each() {
-			p.Import = append(p.Import, bgp.Rule{Range: in(family, "10.9.0.0/16", 24, 24), Accept: true})
+			p.Import = append(p.Import, bgp.Rule{Match: bgp.Match{Ranges: []bgp.Range{in(family, "10.9.0.0/16", 24, 24)}}, Accept: true})
 		}
 	})
 	f.set()
@@ -188,7 +189,7 @@ func testLimitBoth(t *testing.T, f *fixture) {
 }
 
 func testForeignNextHops(t *testing.T, f *fixture) {
-	all := []bgp.Rule{{Range: in(bgp.IPv4, "172.25.0.0/16", 26, 26), Accept: true}, {Range: in(bgp.IPv6, "172.25.0.0/16", 26, 26), Accept: true}}
+	all := []bgp.Rule{{Match: bgp.Match{Ranges: []bgp.Range{in(bgp.IPv4, "172.25.0.0/16", 26, 26)}}, Accept: true}, {Match: bgp.Match{Ranges: []bgp.Range{in(bgp.IPv6, "172.25.0.0/16", 26, 26)}}, Accept: true}}
 	a, b := f.add(1, bgp.PeerExternal, 65001, all...), f.add(2, bgp.PeerExternal, 65002, all...)
 	f.set()
 	a.Connect()

@@ -203,9 +203,7 @@ func (n *Neighbor) Routes() map[netip.Prefix]netip.Addr {
 		if st == nil || !st.up {
 			return
 		}
-		for _, p := range n.speaker.announced(st) {
-			out[p] = n.speaker.hop(n.peer.Address, p)
-		}
+		out = n.speaker.announced(n.speaker.peers[n.peer.Address], st)
 	})
 	return out
 }

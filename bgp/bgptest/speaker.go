@@ -132,7 +132,8 @@ func (s *Speaker) Set(_ context.Context, c bgp.Config) error {
 }
 
 func sameSession(a, b bgp.Peer) bool {
-	a.Name, a.Kind, a.Import, a.MaxPrefixes = b.Name, b.Kind, b.Import, b.MaxPrefixes
+	a.Name, a.Kind, a.Import, a.Export, a.Owned = b.Name, b.Kind, b.Import, b.Export, b.Owned
+	a.NextHop, a.MaxPrefixes, a.WarnPrefixes, a.Families = b.NextHop, b.MaxPrefixes, b.WarnPrefixes, b.Families
 	return reflect.DeepEqual(a, b)
 }
 
@@ -169,12 +170,17 @@ func (s *Speaker) Sessions(context.Context) ([]bgp.Session, error) {
 			one.State = bgp.StateIdle
 		case st.up:
 			one.State, one.Message, one.Received = bgp.StateEstablished, "", len(st.routes)
-			one.Advertised = len(s.announced(st))
+			one.Advertised = len(s.announced(p, st))
 			for prefix, path := range st.routes {
 				if s.takes(p, prefix, path) {
 					one.Accepted++
+				} else if p.Kind == bgp.PeerNode && !s.config.Accepts(p, path.announcement(p, prefix)) {
+					one.Refused = append(one.Refused, prefix)
 				}
 			}
+			slices.SortFunc(one.Refused, netip.Prefix.Compare)
+			one.RefusedCount = len(one.Refused)
+			one.Refused = one.Refused[:min(one.RefusedCount, 8)]
 		}
 		out = append(out, one)
 	}
@@ -197,13 +203,30 @@ func (s *Speaker) Stop(_ context.Context, mode bgp.StopMode) error {
 	return nil
 }
 
-// announced are the prefixes that a peer is sent: those of the families that
-// its session carries.
-func (s *Speaker) announced(st *session) []netip.Prefix {
-	var out []netip.Prefix
+// announced are the prefixes that a peer is sent, with their next hops: of the
+// families that its session carries, as its export rules say.
+func (s *Speaker) announced(peer bgp.Peer, st *session) map[netip.Prefix]netip.Addr {
+	out := make(map[netip.Prefix]netip.Addr)
+	export := s.config.Exporter(peer)
 	for _, p := range s.config.Advertise {
-		if st.carried.Has(bgp.FamilyOf(p.Addr())) && !slices.Contains(out, p) {
-			out = append(out, p)
+		if _, ok := export(s.config.Originated(p)); ok && st.carried.Has(bgp.FamilyOf(p.Addr())) {
+			out[p] = s.hop(peer.Address, p)
+		}
+	}
+	internal := peer.ASN == s.config.ASN
+	_, sources := s.best()
+	for p, source := range sources {
+		from := s.peers[source]
+		learned := s.state[source].routes[p]
+		a := learned.announcement(from, p)
+		a.From = bgp.Origin(from.Kind)
+		loop := from.Address == peer.Address || from.ASN == peer.ASN // it is in the path, or both are of our AS
+		if _, ok := export(a); !ok || loop || !st.carried.Has(bgp.FamilyOf(p.Addr())) {
+			continue
+		}
+		out[p] = learned.hop
+		if peer.NextHop == bgp.NextHopSelf || peer.NextHop == bgp.NextHopAuto && !internal {
+			out[p] = s.hop(peer.Address, p)
 		}
 	}
 	return out
@@ -220,7 +243,12 @@ func (s *Speaker) hop(peer netip.Addr, p netip.Prefix) netip.Addr {
 
 // takes reports whether the import policy accepts a path from a peer.
 func (s *Speaker) takes(peer bgp.Peer, prefix netip.Prefix, p path) bool {
-	return bgp.NextHopFits(prefix, p.hop) && s.config.Accepts(peer, prefix)
+	return bgp.NextHopFits(prefix, p.hop) && s.config.Accepts(peer, p.announcement(peer, prefix))
+}
+
+// announcement is a path as rules see it: the AS path has the peer's number only.
+func (p path) announcement(peer bgp.Peer, prefix netip.Prefix) bgp.Announcement {
+	return bgp.Announcement{Prefix: prefix, ASPath: strings.TrimSpace(strings.Repeat(fmt.Sprintf("%d ", peer.ASN), p.length))}
 }
 
 // deliver tells the sink what is new until the speaker is stopped. It looks at
@@ -262,7 +290,7 @@ func (s *Speaker) complete() bool {
 
 // news compares the best ways with what the sink was told.
 func (s *Speaker) news() (changed []bgp.Route, gone []netip.Prefix) {
-	best := s.best()
+	best, _ := s.best()
 	for p, r := range best {
 		if old, known := s.told[p]; !known || old.FromNode != r.FromNode || !slices.Equal(old.NextHops, r.NextHops) {
 			s.told[p] = r
@@ -282,14 +310,16 @@ func (s *Speaker) news() (changed []bgp.Route, gone []netip.Prefix) {
 }
 
 // best chooses: the shortest AS path, then paths from outside the AS; what is
-// equal then is shared (RFC 4271, section 9.1.2.2, a to d).
-func (s *Speaker) best() map[netip.Prefix]bgp.Route {
+// equal then is shared (RFC 4271, section 9.1.2.2, a to d). Of the equals, the
+// peer with the lowest address is the source whose route is sent on.
+func (s *Speaker) best() (map[netip.Prefix]bgp.Route, map[netip.Prefix]netip.Addr) {
 	type rank struct {
 		length   int
 		internal bool
 	}
 	ranks := make(map[netip.Prefix]rank)
 	best := make(map[netip.Prefix]bgp.Route)
+	sources := make(map[netip.Prefix]netip.Addr)
 	for addr, st := range s.state {
 		peer := s.peers[addr]
 		for prefix, p := range st.routes {
@@ -306,6 +336,9 @@ func (s *Speaker) best() map[netip.Prefix]bgp.Route {
 			if taken && mine == theirs {
 				r = best[prefix]
 			}
+			if !taken || mine != theirs || addr.Less(sources[prefix]) {
+				sources[prefix] = addr
+			}
 			if !slices.Contains(r.NextHops, p.hop) {
 				r.NextHops = append(r.NextHops, p.hop)
 				slices.SortFunc(r.NextHops, netip.Addr.Compare)
@@ -314,7 +347,7 @@ func (s *Speaker) best() map[netip.Prefix]bgp.Route {
 			ranks[prefix], best[prefix] = mine, r
 		}
 	}
-	return best
+	return best, sources
 }
 
 // Dump shows what the speaker is configured to do and what it has learned, one
@@ -340,7 +373,8 @@ func (s *Speaker) Dump() string {
 		fmt.Fprintf(&b, "peer %s %v as %d %s\n", p.Name, p.Address, p.ASN, up)
 	}
 	lines := []string{}
-	for _, r := range s.best() {
+	best, _ := s.best()
+	for _, r := range best {
 		lines = append(lines, "learned "+line(r)+"\n")
 	}
 	slices.Sort(lines)

@@ -39,10 +39,11 @@ func (s *Speaker) apply(ctx context.Context, c bgp.Config) error {
 			fail(&bgp.PeerError{Peer: p.Name, Err: err})
 		}
 	}
-	s.markForEvaluation(c, want, added, withdrawn)
+	policy := newPolicy(c)
+	s.markForEvaluation(policy, want, added, withdrawn)
 	s.learned.setPeers(c, want)
 	s.book.setPeers(want)
-	if err := s.setPolicy(ctx, c); err != nil {
+	if err := s.setPolicy(ctx, policy); err != nil {
 		// Without the policy nothing may be announced and no peer let in.
 		return errors.Join(append(errs, err)...)
 	}
@@ -64,19 +65,19 @@ func (s *Speaker) apply(ctx context.Context, c bgp.Config) error {
 }
 
 // prefixChanges compares what is announced with what is to be. A prefix with
-// another next hop counts as added.
+// another next hop or other attributes counts as added.
 func (s *Speaker) prefixChanges(c bgp.Config) (added, withdrawn []own) {
 	want := make(map[netip.Prefix]bool, len(c.Advertise))
 	for _, p := range c.Advertise {
 		o := ownOf(c, p)
-		if !want[p] && s.applied.advertise[p] != o.hop {
+		if !want[p] && s.applied.advertise[p] != o {
 			added = append(added, o)
 		}
 		want[p] = true
 	}
-	for p, hop := range s.applied.advertise {
+	for p, o := range s.applied.advertise {
 		if !want[p] {
-			withdrawn = append(withdrawn, own{p, hop})
+			withdrawn = append(withdrawn, o)
 		}
 	}
 	return added, withdrawn
@@ -87,7 +88,7 @@ func (s *Speaker) announce(prefixes []own) error {
 		return err
 	}
 	for _, o := range prefixes {
-		s.applied.advertise[o.prefix] = o.hop
+		s.applied.advertise[o.prefix] = o
 	}
 	return nil
 }
@@ -102,31 +103,44 @@ func (s *Speaker) withdraw(prefixes []own) error {
 	return nil
 }
 
-// markForEvaluation remembers the peers for whose routes the import policy
-// changes. Announcing a prefix matters only when someone else's route is in
+// stale says which routes of a peer the policy must look at anew: those that it
+// has sent, and those that it is sent.
+type stale struct{ in, out bool }
+
+// markForEvaluation remembers the peers for whose routes the policy changes.
+// Announcing a prefix matters to the import only when someone else's route is in
 // its range, which is rare; withdrawing one may let others' routes in.
-func (s *Speaker) markForEvaluation(c bgp.Config, want map[netip.Addr]bgp.Peer, added, withdrawn []own) {
+func (s *Speaker) markForEvaluation(p *policy, want map[netip.Addr]bgp.Peer, added, withdrawn []own) {
 	old := s.applied.policy
 	if old == nil {
 		return
 	}
-	everyone := len(withdrawn) > 0 || s.learned.anyWithin(added)
-	blocks := !slices.Equal(old.blocks, c.Blocks)
+	everyone := len(withdrawn) > 0 || s.learned.anyWithin(added) || old.origins != p.origins
+	blocks := !slices.Equal(old.blocks, p.blocks) || old.validate != p.validate
 	for addr, was := range s.applied.peers {
-		p, keep := want[addr]
+		peer, keep := want[addr]
+		if !keep {
+			continue
+		}
+		mark := s.applied.stale[addr]
 		switch {
-		case !keep:
-		case everyone,
-			p.Kind != was.Kind,
-			p.Kind == bgp.PeerNode && blocks,
-			p.Kind == bgp.PeerExternal && !slices.Equal(p.Import, was.Import):
-			s.applied.stale[addr] = true
+		case everyone, peer.Kind != was.Kind,
+			peer.Kind == bgp.PeerNode && blocks,
+			peer.Kind == bgp.PeerNode && p.validate && !slices.Equal(peer.Owned, was.Owned),
+			peer.Kind == bgp.PeerExternal && !sameRules(peer.Import, was.Import):
+			mark.in = true
+		}
+		rules, former := exportRulesOf(peer), exportRulesOf(was)
+		if !sameRules(rules, former) || len(rules) > 0 && (peer.NextHop != was.NextHop || !sameWay(old, p)) {
+			mark.out = true
+		}
+		if mark != (stale{}) {
+			s.applied.stale[addr] = mark
 		}
 	}
 }
 
-func (s *Speaker) setPolicy(ctx context.Context, c bgp.Config) error {
-	p := newPolicy(c)
+func (s *Speaker) setPolicy(ctx context.Context, p *policy) error {
 	if reflect.DeepEqual(p, s.applied.policy) {
 		return nil
 	}
@@ -138,6 +152,10 @@ func (s *Speaker) setPolicy(ctx context.Context, c bgp.Config) error {
 }
 
 func (s *Speaker) addPeer(ctx context.Context, c bgp.Config, p bgp.Peer) error {
+	if c.Families(p.Address) == 0 {
+		// It had some, and keeps its other properties while the new ones make no sense.
+		return errors.New("the node has no address any more of the families that the session carried")
+	}
 	if p.Password != "" {
 		if err := probeMD5(p.Address.Is4()); err != nil {
 			return fmt.Errorf("a password is set, but this kernel has no TCP MD5: %w", err)
@@ -173,30 +191,63 @@ func (s *Speaker) removePeer(ctx context.Context, p bgp.Peer) error {
 	return nil
 }
 
-// evaluateAnew has the import policy look again at the routes of marked peers.
+// evaluateAnew has the policy look again at the routes of marked peers: first at
+// all that was received, as what is sent may depend on it. GoBGP keeps what it
+// has received, so peers need not send it again.
 func (s *Speaker) evaluateAnew(ctx context.Context) error {
 	var errs []error
-	for _, addr := range sortedKeys(s.applied.stale) {
-		err := s.server.ResetPeer(ctx, &api.ResetPeerRequest{
-			Address: addr.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_IN,
-		})
+	peers := sortedKeys(s.applied.stale)
+	reset := func(addr netip.Addr, direction api.ResetPeerRequest_Direction) {
+		err := s.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: addr.String(), Soft: true, Direction: direction})
 		if err != nil {
 			errs = append(errs, &bgp.PeerError{Peer: s.applied.peers[addr].Name, Err: err})
-			continue
+			return
 		}
-		delete(s.applied.stale, addr)
-		s.book.policyChanged(addr)
+		mark := s.applied.stale[addr]
+		if direction == api.ResetPeerRequest_DIRECTION_IN {
+			mark.in = false
+			s.book.policyChanged(addr)
+		} else {
+			mark.out = false
+		}
+		s.applied.stale[addr] = mark
+	}
+	for _, addr := range peers {
+		if s.applied.stale[addr].in {
+			reset(addr, api.ResetPeerRequest_DIRECTION_IN)
+		}
+	}
+	for _, addr := range peers {
+		if s.applied.stale[addr].out {
+			reset(addr, api.ResetPeerRequest_DIRECTION_OUT)
+		}
+		if s.applied.stale[addr] == (stale{}) {
+			delete(s.applied.stale, addr)
+		}
 	}
 	return errors.Join(errs...)
 }
 
 // sameSession reports whether two peers differ in nothing that a session must
-// be reset for: their import policy is applied without.
+// be reset for. It needs no reset
+//   - for names and kinds, which are ours only,
+//   - for policy: rules, owned blocks, the next-hop mode,
+//   - for the limits of prefixes, which are watched from outside the session,
+//   - for the wanted families as such: the caller compares what the session carries.
+//
+// All else resets it: the transport (port, password, source, TTL, who calls) is
+// what the connection was made with; families, graceful restart and the hold time
+// were agreed upon when it was opened, and so was the time between keepalives; and
+// how AS paths are treated GoBGP changes with a reset only. ConnectRetry could
+// change alone, but GoBGP then forgets what was agreed upon about graceful
+// restart, and the next restart of the peer would cost its routes.
 func sameSession(a, b bgp.Peer) bool {
-	a.Name, b.Name = "", ""
-	a.Kind, b.Kind = 0, 0
-	a.Import, b.Import = nil, nil
-	a.MaxPrefixes, b.MaxPrefixes = 0, 0
+	for _, p := range []*bgp.Peer{&a, &b} {
+		p.Name, p.Kind = "", 0
+		p.Import, p.Export, p.Owned, p.NextHop = nil, nil, nil, 0
+		p.MaxPrefixes, p.WarnPrefixes = 0, 0
+		p.Families = 0
+	}
 	return reflect.DeepEqual(a, b)
 }
 

@@ -31,18 +31,26 @@ type page struct {
 	peer    bgp.Peer // as configured
 	since   time.Time
 	message string
-	held    bool      // down for exceeding its limit of prefixes
-	opening time.Time // since when it is in OpenConfirm; zero: it is not
+	// flaps counts how often it went down after it was established, and lastError
+	// says why it last did, or why it was last refused.
+	flaps     int
+	lastError string
+	held      bool      // down for exceeding its limit of prefixes
+	opening   time.Time // since when it is in OpenConfirm; zero: it is not
 
-	accepted accepted
+	accepted, advertised, refused tally
+	refusedFirst                  []netip.Prefix
 }
 
-// accepted is a count that is valid while the peer sends nothing and the
-// policy stays.
-type accepted struct {
+// tally is a count of prefixes that is valid while the peer sends nothing, or is
+// sent nothing, and the policy stays.
+type tally struct {
 	valid   bool
-	updates uint64
-	count   int
+	updates uint64 // UPDATE messages when it was made
+	// received are the prefixes in the table then: GoBGP counts a message before it
+	// has worked on it.
+	received int
+	count    int
 }
 
 func newBook() *book { return &book{pages: make(map[netip.Addr]*page)} }
@@ -79,20 +87,25 @@ func (b *book) setPeers(peers map[netip.Addr]bgp.Peer) {
 	}
 }
 
-// reset makes a page new, for a peer whose session starts from the beginning.
+// reset makes a page new, for a peer whose session starts from the beginning;
+// what it has been through stays.
 func (b *book) reset(addr netip.Addr) {
 	p := b.page(addr)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.established.Store(false)
-	p.since, p.message, p.held, p.accepted, p.opening = time.Time{}, "", false, accepted{}, time.Time{}
+	if p.established.Swap(false) {
+		p.flaps++
+		p.lastError = reconfigured
+	}
+	p.since, p.message, p.held, p.opening = time.Time{}, "", false, time.Time{}
+	p.accepted, p.advertised, p.refused = tally{}, tally{}, tally{}
 }
 
 func (b *book) policyChanged(addr netip.Addr) {
 	p := b.page(addr)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.accepted.valid = false
+	p.accepted.valid, p.advertised.valid, p.refused.valid = false, false, false
 }
 
 // forget drops everything, for a server that is gone.
@@ -118,6 +131,8 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	}
 	if p.established.Swap(false) {
 		p.since = at
+		p.flaps++
+		p.lastError = p.cause(e.Peer.State.DisconnectReason)
 	}
 	if p.held {
 		return // the reason is known better
@@ -125,14 +140,14 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	switch e.Peer.State.DisconnectReason {
 	case api.PeerState_DISCONNECT_REASON_GRACEFUL_RESTART:
 		if p.message == "" {
-			p.message = "the connection was lost"
+			p.message = connectionLost
 		}
 		p.message += "; what it announced is kept while it restarts"
 	case api.PeerState_DISCONNECT_REASON_RESTART_TIMER_EXPIRED:
 		p.message = "it did not come back within its restart time"
 	case api.PeerState_DISCONNECT_REASON_READ_FAILED, api.PeerState_DISCONNECT_REASON_WRITE_FAILED:
 		if p.message == "" {
-			p.message = "the connection was lost"
+			p.message = connectionLost
 		}
 	case api.PeerState_DISCONNECT_REASON_INVALID_MSG:
 		if p.message == "" {
@@ -141,11 +156,41 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	}
 }
 
+const (
+	connectionLost = "the connection was lost"
+	reconfigured   = "its configuration changed"
+)
+
+// cause says why a session that was established has ended: what was heard of it
+// since, else what follows from GoBGP's reason. The lock is held.
+func (p *page) cause(reason api.PeerState_DisconnectReason) string {
+	switch {
+	case reason == api.PeerState_DISCONNECT_REASON_DECONFIGURED:
+		return reconfigured
+	case p.message != "":
+		return p.message
+	case reason == api.PeerState_DISCONNECT_REASON_INVALID_MSG:
+		return "it sent a message that makes no sense here"
+	case reason == api.PeerState_DISCONNECT_REASON_HOLD_TIMER_EXPIRED:
+		return "we closed the session: " + notification(codeHold, 0)
+	}
+	return connectionLost
+}
+
 // hangs tells whether a session is in OpenConfirm for too long.
 func (p *page) hangs(now time.Time, after time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return !p.opening.IsZero() && now.Sub(p.opening) > after
+}
+
+// refuse notes a NOTIFICATION that ended the session, or kept it from coming up.
+func (p *page) refuse(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.held {
+		p.message, p.lastError = text, text
+	}
 }
 
 // say sets the reason why the session is not established.

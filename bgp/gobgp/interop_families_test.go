@@ -112,10 +112,10 @@ func lanPeer(i int, name string, f bgp.Families, asn uint32) bgp.Peer {
 	if asn != 64512 {
 		p.Kind, p.Password = bgp.PeerExternal, password
 		p.Import = []bgp.Rule{
-			{Range: rng("10.9.66.0/24", 24)},
-			{Range: rng("fd09:0:0:66::/64", 64)},
-			{Range: rng("10.9.0.0/16", 24), Accept: true},
-			{Range: rng("fd09::/32", 64), Accept: true},
+			{Match: bgp.Match{Ranges: []bgp.Range{rng("10.9.66.0/24", 24)}}},
+			{Match: bgp.Match{Ranges: []bgp.Range{rng("fd09:0:0:66::/64", 64)}}},
+			{Match: bgp.Match{Ranges: []bgp.Range{rng("10.9.0.0/16", 24)}}, Accept: true},
+			{Match: bgp.Match{Ranges: []bgp.Range{rng("fd09::/32", 64)}}, Accept: true},
 		}
 	}
 	return p

@@ -26,13 +26,21 @@ type testbed struct {
 	node    *netnstest.NS
 	config  bgp.Config
 	routers map[string]*router.Router
+	dirs    map[string]string // of their files
 }
 
 const password = "g0dw1t-s3cret"
 
 func newTestbed(t *testing.T) *testbed {
 	t.Helper()
-	b := &testbed{node: netnstest.New(t), routers: make(map[string]*router.Router)}
+	return newTestbedWith(t, birdConf, frrConf)
+}
+
+// newTestbedWith makes a testbed with other configurations of the routers, which
+// are made of the number of the link and an AS number.
+func newTestbedWith(t *testing.T, birdConf, frrConf func(i int, asn uint32) string) *testbed {
+	t.Helper()
+	b := &testbed{node: netnstest.New(t), routers: make(map[string]*router.Router), dirs: make(map[string]string)}
 	b.config = bgp.Config{
 		ASN: 64512, RouterID: addr("10.0.0.1"),
 		Blocks:    []bgp.Range{rng("172.25.0.0/16", 26)},
@@ -51,7 +59,8 @@ func newTestbed(t *testing.T) *testbed {
 		if i%2 == 1 {
 			start, conf = router.StartFRR, frrConf
 		}
-		r, err := start(context.Background(), ns.Name, routerDir(t), conf(i, b.config.Peers[i].ASN))
+		b.dirs[name] = routerDir(t)
+		r, err := start(context.Background(), ns.Name, b.dirs[name], conf(i, b.config.Peers[i].ASN))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,8 +97,8 @@ func (b *testbed) addPeer(i int, name string) {
 	if strings.HasPrefix(name, "tor") {
 		p.Kind, p.ASN, p.Password = bgp.PeerExternal, uint32(65001+i), password
 		p.Import = []bgp.Rule{
-			{Range: rng("10.9.66.0/24", 24)},
-			{Range: rng("10.9.0.0/16", 24), Accept: true},
+			{Match: bgp.Match{Ranges: []bgp.Range{rng("10.9.66.0/24", 24)}}},
+			{Match: bgp.Match{Ranges: []bgp.Range{rng("10.9.0.0/16", 24)}}, Accept: true},
 		}
 	}
 	b.config.Peers = append(b.config.Peers, p)

@@ -114,13 +114,19 @@ func (p *page) hear(r slog.Record) {
 			p.say("it refused our OPEN; its own log says why (often the AS number or the address it expects)")
 			return
 		}
-		p.say("we closed the session: %s%s", notification(code, sub), p.hint(code, sub))
+		p.refuse("we closed the session: " + notification(code, sub) + p.hint(code, sub))
 	case "received notification":
-		text := notification(number(r, "Code"), number(r, "Subcode"))
+		code, sub := number(r, "Code"), number(r, "Subcode")
+		text := notification(code, sub)
 		if why := attr(r, "Communicated-Reason").String(); why != "" {
 			text += ": " + why
 		}
-		p.say("it closed the session: %s", text)
+		text = "it closed the session: " + text
+		if code == codeCease && sub == subcodeCollision {
+			p.say("%s", text) // two that call each other at once do so: nothing is wrong
+			return
+		}
+		p.refuse(text)
 	}
 }
 

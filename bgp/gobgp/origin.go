@@ -3,6 +3,8 @@ package gobgp
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
@@ -20,10 +22,19 @@ import (
 // prefixes by way of an IPv4-mapped address; so an unspecified next hop must
 // only be where sessions carry their own family alone. The export policy puts
 // the session's address in place of a specified one, see policy.
+//
+// What it is announced with besides goes to all peers alike; GoBGP takes the
+// local preference away for external ones.
 type own struct {
-	prefix netip.Prefix
-	hop    netip.Addr
+	prefix      netip.Prefix
+	hop         netip.Addr
+	communities string // separated by spaces
+	localPref   uint32
 }
+
+// defaultLocalPref is that of own prefixes where nothing else is said, as with
+// most routers.
+const defaultLocalPref = 100
 
 func ownOf(c bgp.Config, p netip.Prefix) own {
 	hop, given := c.NextHop(bgp.FamilyOf(p.Addr()))
@@ -34,10 +45,15 @@ func ownOf(c bgp.Config, p netip.Prefix) own {
 	default:
 		hop = netip.IPv6Unspecified()
 	}
-	return own{p, hop}
+	a := c.Originated(p)
+	o := own{prefix: p, hop: hop, communities: strings.Join(a.Communities, " "), localPref: defaultLocalPref}
+	if a.LocalPref != nil {
+		o.localPref = *a.LocalPref
+	}
+	return o
 }
 
-// announce originates routes, or changes their next hops.
+// announce originates routes, or changes their next hops and attributes.
 func (s *server) announce(prefixes []own) error {
 	paths, err := ownPaths(prefixes)
 	if err != nil || len(paths) == 0 {
@@ -82,8 +98,46 @@ func ownPaths(prefixes []own) ([]*apiutil.Path, error) {
 		if err != nil {
 			return nil, fmt.Errorf("announce %v: %w", o.prefix, err)
 		}
-		path.Attrs = append(path.Attrs, hop)
+		path.Attrs = append(path.Attrs, hop, packet.NewPathAttributeLocalPref(o.localPref))
+		if err := addCommunities(path, strings.Fields(o.communities)); err != nil {
+			return nil, fmt.Errorf("announce %v: %w", o.prefix, err)
+		}
 		paths = append(paths, path)
 	}
 	return paths, nil
 }
+
+// addCommunities puts communities, standard and large ones, on a path.
+func addCommunities(path *apiutil.Path, all []string) error {
+	var (
+		standard []uint32
+		large    []*packet.LargeCommunity
+	)
+	for _, s := range all {
+		if bgp.IsLargeCommunity(s) {
+			c, err := packet.ParseLargeCommunity(s)
+			if err != nil {
+				return err
+			}
+			large = append(large, c)
+			continue
+		}
+		high, low, _ := strings.Cut(s, ":")
+		h, err1 := strconv.ParseUint(high, 10, 16)
+		l, err2 := strconv.ParseUint(low, 10, 16)
+		if err1 != nil || err2 != nil {
+			return fmt.Errorf("%q is not a community", s)
+		}
+		standard = append(standard, uint32(h)<<16|uint32(l))
+	}
+	if len(standard) > 0 {
+		path.Attrs = append(path.Attrs, packet.NewPathAttributeCommunities(standard))
+	}
+	if len(large) > 0 {
+		path.Attrs = append(path.Attrs, packet.NewPathAttributeLargeCommunities(large))
+	}
+	return nil
+}
+
+// standardCommunity writes a standard community in decimal (RFC 1997).
+func standardCommunity(c uint32) string { return fmt.Sprintf("%d:%d", c>>16, c&0xffff) }

@@ -1,7 +1,6 @@
 package gobgp
 
 import (
-	"net/netip"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -27,8 +26,12 @@ func apiPeer(c bgp.Config, p bgp.Peer, restarting bool) *api.Peer {
 		Conf: &api.PeerConf{
 			NeighborAddress: p.Address.String(),
 			PeerAsn:         p.ASN,
+			LocalAsn:        p.LocalASN,
 			AuthPassword:    p.Password,
 			Description:     p.Name,
+			AllowOwnAsn:     uint32(p.AllowOwnASN),
+			ReplacePeerAsn:  p.ASOverride,
+			RemovePrivate:   removePrivate(p.RemovePrivateAS),
 		},
 		Timers: &api.Timers{Config: &api.TimersConfig{
 			HoldTime:               seconds(p.EffectiveHold()),
@@ -38,9 +41,11 @@ func apiPeer(c bgp.Config, p bgp.Peer, restarting bool) *api.Peer {
 		}},
 		Transport: &api.Transport{
 			RemotePort:   uint32(p.Port),
-			LocalAddress: localAddress(c, p.Address),
+			LocalAddress: localAddress(c, p),
+			PassiveMode:  p.Passive,
 		},
 	}
+	setTTL(peer, p)
 	gr := p.GracefulRestart > 0
 	if gr {
 		peer.GracefulRestart = &api.GracefulRestart{
@@ -48,23 +53,34 @@ func apiPeer(c bgp.Config, p bgp.Peer, restarting bool) *api.Peer {
 			RestartTime:     uint32(seconds(p.GracefulRestart)),
 			DeferralTime:    deferral,
 			LocalRestarting: restarting,
+			// GoBGP tells the peer our stale time, and keeps its routes for the time
+			// that it tells us.
+			LonglivedEnabled: p.LongLived > 0,
 		}
 	}
 	for _, f := range c.Families(p.Address).Each() {
 		peer.AfiSafis = append(peer.AfiSafis, &api.AfiSafi{
 			Config:            &api.AfiSafiConfig{Family: apiFamily(f), Enabled: true},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: gr}},
+			LongLivedGracefulRestart: &api.LongLivedGracefulRestart{Config: &api.LongLivedGracefulRestartConfig{
+				Enabled: p.LongLived > 0, RestartTime: uint32(seconds(p.LongLived)),
+			}},
 		})
 	}
 	return peer
 }
 
-// localAddress is the address to dial from: the one we listen on, when there
-// is exactly one of the peer's family, else the kernel's choice.
-func localAddress(c bgp.Config, peer netip.Addr) string {
+// localAddress is the address to dial from, and the only one to accept the peer
+// on: its own source address, else the one we listen on, when there is exactly
+// one of the peer's family. Else it is empty: dial from the kernel's choice, and
+// accept on any.
+func localAddress(c bgp.Config, p bgp.Peer) string {
+	if p.SourceAddress.IsValid() {
+		return p.SourceAddress.String()
+	}
 	found := ""
 	for _, a := range c.ListenAddresses {
-		if a.Is4() != peer.Is4() || a.IsUnspecified() {
+		if a.Is4() != p.Address.Is4() || a.IsUnspecified() {
 			continue
 		}
 		if found != "" {

@@ -3,7 +3,9 @@ package gobgp
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -20,25 +22,47 @@ const (
 //
 // GoBGP evaluates it for each route as a list of statements, so external peers
 // with the same rules share theirs, and the prefixes of neighbouring rules with
-// the same outcome share a set (a tree).
+// the same outcome share a set (a tree). Origin validation takes a statement, one
+// for each family, for every node peer, and a route that is refused is looked at by
+// all of them: with 100 node peers of two blocks of each family it costs 17 µs,
+// where one that is taken without origin validation costs 12 µs, see
+// BenchmarkOriginValidation.
 type policy struct {
 	own    []netip.Prefix // sorted
 	blocks []bgp.Range
-	nodes  []netip.Addr // sorted
-	groups []ruleGroup
+	nodes  []netip.Addr // sorted; without origin validation
+	owners []owner      // sorted; with
+	// validate tells that there is origin validation.
+	validate bool
+	groups   []ruleGroup
 	// sessions are the peers by the family of their session, sorted, when own
 	// prefixes have next hops that are not the session's.
 	sessions map[bgp.Families][]netip.Addr
+	exports  []exportGroup
+	hops     map[bgp.Families]netip.Addr // our own addresses
+	// origins tells that rules ask of which kind the peer is that a route comes
+	// from, see originOf.
+	origins bool
+}
+
+// owner is a node peer with the blocks that it may announce.
+type owner struct {
+	peer  netip.Addr
+	owned []bgp.Range
 }
 
 // ruleGroup are the external peers with the same rules.
 type ruleGroup struct {
 	peers []netip.Addr // sorted
+	asn   uint32       // by which they know us
 	rules []bgp.Rule
 }
 
 func newPolicy(c bgp.Config) *policy {
-	p := &policy{own: slices.Clone(c.Advertise), blocks: slices.Clone(c.Blocks)}
+	p := &policy{
+		own: slices.Clone(c.Advertise), blocks: slices.Clone(c.Blocks), validate: c.ValidateOrigin,
+		hops: make(map[bgp.Families]netip.Addr),
+	}
 	slices.SortFunc(p.own, netip.Prefix.Compare)
 	p.own = slices.Compact(p.own)
 	peers := slices.Clone(c.Peers)
@@ -46,141 +70,159 @@ func newPolicy(c bgp.Config) *policy {
 	if len(c.NextHops) > 0 {
 		p.sessions = make(map[bgp.Families][]netip.Addr)
 	}
+	for _, hop := range c.NextHops {
+		p.hops[bgp.FamilyOf(hop)] = hop
+	}
 	for _, peer := range peers {
 		if p.sessions != nil {
 			f := bgp.FamilyOf(peer.Address)
 			p.sessions[f] = append(p.sessions[f], peer.Address)
 		}
-		if peer.Kind == bgp.PeerNode {
+		switch {
+		case peer.Kind == bgp.PeerNode && c.ValidateOrigin:
+			p.owners = append(p.owners, ownerOf(c, peer))
+		case peer.Kind == bgp.PeerNode:
 			p.nodes = append(p.nodes, peer.Address)
-			continue
+		default:
+			p.addExternal(c, peer)
 		}
-		i := slices.IndexFunc(p.groups, func(g ruleGroup) bool { return slices.Equal(g.rules, peer.Import) })
-		if i < 0 {
-			i = len(p.groups)
-			p.groups = append(p.groups, ruleGroup{rules: slices.Clone(peer.Import)})
-		}
-		p.groups[i].peers = append(p.groups[i].peers, peer.Address)
 	}
 	return p
 }
 
-// document is a policy in GoBGP's words: defined sets, and statements that
-// refer to them. A set of neighbours without members matches everyone, and a
-// set of prefixes has one family: neither must be made otherwise.
-type document struct {
-	sets       []*api.DefinedSet
-	statements map[string][]*api.Statement
+func (p *policy) addExternal(c bgp.Config, peer bgp.Peer) {
+	asn := c.ASN
+	if peer.LocalASN != 0 {
+		asn = peer.LocalASN
+	}
+	i := slices.IndexFunc(p.groups, func(g ruleGroup) bool { return g.asn == asn && sameRules(g.rules, peer.Import) })
+	if i < 0 {
+		i = len(p.groups)
+		p.groups = append(p.groups, ruleGroup{asn: asn, rules: slices.Clone(peer.Import)})
+	}
+	p.groups[i].peers = append(p.groups[i].peers, peer.Address)
+
+	if len(peer.Export) == 0 {
+		return
+	}
+	p.origins = p.origins || slices.ContainsFunc(peer.Export, func(r bgp.Rule) bool { return r.PeerKind != nil })
+	way := exportWay{family: bgp.FamilyOf(peer.Address), internal: peer.ASN == asn, asn: asn, nextHop: peer.NextHop}
+	i = slices.IndexFunc(p.exports, func(g exportGroup) bool { return g.way == way && sameRules(g.rules, peer.Export) })
+	if i < 0 {
+		i = len(p.exports)
+		p.exports = append(p.exports, exportGroup{way: way, rules: slices.Clone(peer.Export)})
+	}
+	p.exports[i].peers = append(p.exports[i].peers, peer.Address)
 }
 
-func (p *policy) document() *document {
-	d := &document{statements: make(map[string][]*api.Statement)}
-	own := make([]bgp.Range, 0, len(p.own))
-	inside := make([]bgp.Range, 0, len(p.own))
-	for _, o := range p.own {
-		own = append(own, bgp.Range{CIDR: o, MinLength: o.Bits(), MaxLength: o.Bits()})
-		inside = append(inside, bgp.Range{CIDR: o, MinLength: o.Bits(), MaxLength: o.Addr().BitLen()})
-	}
-	// What we originate goes through the import policy as well.
-	d.statements[importPolicy] = append(d.statements[importPolicy], &api.Statement{
-		Name:       "originated",
-		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
-		Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
-	})
-	d.add(importPolicy, "own", inside, nil, reject)
-	for i, g := range p.groups {
-		for j := 0; j < len(g.rules); {
-			run := j
-			ranges := []bgp.Range{}
-			for ; j < len(g.rules) && g.rules[j].Accept == g.rules[run].Accept; j++ {
-				ranges = append(ranges, g.rules[j].Range)
-			}
-			verdict := reject
-			if g.rules[run].Accept {
-				verdict = accept
-			}
-			d.add(importPolicy, fmt.Sprintf("external-%d-%d", i, run), ranges, g.peers, verdict)
+// ownerOf finds what a node peer may announce: its blocks that are blocks at all.
+func ownerOf(c bgp.Config, peer bgp.Peer) owner {
+	o := owner{peer: peer.Address}
+	for _, p := range peer.Owned {
+		if slices.ContainsFunc(c.Blocks, func(r bgp.Range) bool { return r.Contains(p) }) {
+			o.owned = append(o.owned, exactly(p))
 		}
 	}
-	if len(p.nodes) > 0 {
-		d.add(importPolicy, "node", p.blocks, p.nodes, accept)
-	}
-	// A session of a prefix's own family has a next hop of itself; on others the
-	// prefix keeps the one that it was originated with.
-	for f, peers := range p.sessions {
-		same := slices.DeleteFunc(slices.Clone(own), func(r bgp.Range) bool { return bgp.FamilyOf(r.CIDR.Addr()) != f })
-		d.add(exportPolicy, "session"+suffix(f), same, peers, acceptBySelf)
-	}
-	d.add(exportPolicy, "export-own", own, nil, accept)
+	return o
+}
+
+// exactly is the range that a prefix alone is in.
+func exactly(p netip.Prefix) bgp.Range {
+	return bgp.Range{CIDR: p, MinLength: p.Bits(), MaxLength: p.Bits()}
+}
+
+// sameRules reports whether rules are the same, in the same order.
+func sameRules(a, b []bgp.Rule) bool {
+	return slices.EqualFunc(a, b, func(x, y bgp.Rule) bool { return reflect.DeepEqual(x, y) })
+}
+
+// document says the policy in GoBGP's words.
+func (p *policy) document() *document {
+	d := newDocument()
+	p.imports(d)
+	p.exported(d)
 	return d
 }
 
-// verdict is what a statement says of the routes that match it.
-type verdict int
-
-const (
-	reject verdict = iota
-	accept
-	acceptBySelf // with our address of the session as next hop
-)
-
-func (v verdict) actions() *api.Actions {
-	switch v {
-	case accept:
-		return &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT}
-	case acceptBySelf:
-		return &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT, Nexthop: &api.NexthopAction{Self: true}}
+func (p *policy) imports(d *document) {
+	inside := make([]bgp.Range, 0, len(p.own))
+	for _, o := range p.own {
+		inside = append(inside, bgp.Range{CIDR: o, MinLength: o.Bits(), MaxLength: o.Addr().BitLen()})
 	}
-	return &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_REJECT}
-}
-
-func suffix(f bgp.Families) string {
-	if f == bgp.IPv4 {
-		return "-v4"
-	}
-	return "-v6"
-}
-
-// add appends a statement: routes to the ranges get a verdict, when imported
-// from or exported to the peers (nil: anyone). Exported routes must be our own
-// besides.
-func (d *document) add(policy, name string, ranges []bgp.Range, peers []netip.Addr, v verdict) {
-	var v4, v6 []*api.Prefix
-	for _, r := range ranges {
-		p := &api.Prefix{IpPrefix: r.CIDR.String(), MaskLengthMin: uint32(r.MinLength), MaskLengthMax: uint32(r.MaxLength)}
-		if r.CIDR.Addr().Is4() {
-			v4 = append(v4, p)
-		} else {
-			v6 = append(v6, p)
+	// What we originate goes through the import policy as well.
+	d.add(importPolicy, "originated", match{anyone: true, anyPrefix: true, local: true}, accept())
+	d.add(importPolicy, "own", match{anyone: true, ranges: inside}, reject())
+	d.add(importPolicy, "martians", match{anyone: true, ranges: bgp.Martians()}, reject())
+	if p.origins {
+		// Nobody else may say where a route comes from.
+		for _, kind := range []bgp.PeerKind{bgp.PeerNode, bgp.PeerExternal} {
+			d.add(importPolicy, fmt.Sprint("foreign-origin-", kind), match{anyone: true, anyPrefix: true, origin: bgp.Origin(kind)},
+				&api.Actions{ExtCommunity: remove(originOf(kind))})
 		}
 	}
-	if len(peers) > 0 && len(ranges) > 0 {
-		list := make([]string, len(peers))
-		for i, a := range peers {
-			list[i] = netip.PrefixFrom(a.WithZone(""), a.BitLen()).String()
-		}
-		d.sets = append(d.sets, &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: name + "-peers", List: list})
+	d.add(importPolicy, "leaving", match{anyone: true, anyPrefix: true, standard: []string{exact(bgp.GracefulShutdown)}},
+		&api.Actions{LocalPref: &api.LocalPrefAction{Value: bgp.LocalPrefLast}})
+	for i, g := range p.groups {
+		p.importRules(d, fmt.Sprint("external-", i), g)
 	}
-	for family, prefixes := range map[bgp.Families][]*api.Prefix{bgp.IPv4: v4, bgp.IPv6: v6} {
-		if len(prefixes) == 0 {
+	taken := accept()
+	if p.origins {
+		taken.ExtCommunity = add(originOf(bgp.PeerNode))
+	}
+	d.add(importPolicy, "node", match{peers: p.nodes, ranges: p.blocks}, taken)
+	for i, o := range p.owners {
+		d.add(importPolicy, fmt.Sprint("owner-", i), match{peers: []netip.Addr{o.peer}, ranges: o.owned}, taken)
+	}
+}
+
+// importRules adds the statements of some external peers.
+func (p *policy) importRules(d *document, name string, g ruleGroup) {
+	for j := 0; j < len(g.rules); {
+		run := j
+		r := g.rules[run]
+		m := matchOf(r.Match)
+		m.peers = g.peers
+		for j++; plain(r) && j < len(g.rules) && plain(g.rules[j]) && g.rules[j].Accept == r.Accept; j++ {
+			m.ranges = append(m.ranges, g.rules[j].Ranges...)
+		}
+		statement := fmt.Sprintf("%s-%d", name, run)
+		if !r.Accept {
+			d.add(importPolicy, statement, m, reject())
 			continue
 		}
-		set := name + suffix(family)
-		d.sets = append(d.sets, &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_PREFIX, Name: set, Prefixes: prefixes})
-		st := &api.Statement{
-			Name:       set,
-			Conditions: &api.Conditions{PrefixSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: set}},
-			Actions:    v.actions(),
+		if m.anyPrefix { // a default route is taken only by a rule that names it
+			m.anyPrefix, m.ranges = false, allButDefault()
 		}
-		if len(peers) > 0 {
-			st.Conditions.NeighborSet = &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: name + "-peers"}
+		steps := stepsOf(r, g.asn)
+		last := steps[len(steps)-1]
+		if p.origins {
+			last.ExtCommunity = add(originOf(bgp.PeerExternal))
 		}
-		if policy == exportPolicy {
-			st.Conditions.RouteType = api.Conditions_ROUTE_TYPE_LOCAL
+		if r.Set.LocalPref != nil {
+			// That the sender will go away counts more than what the rule prefers.
+			leaving := m
+			leaving.standard = append(slices.Clone(m.standard), exact(bgp.GracefulShutdown))
+			d.add(importPolicy, statement+"-leaving", leaving, withLocalPref(steps, bgp.LocalPrefLast)...)
 		}
-		d.statements[policy] = append(d.statements[policy], st)
+		d.add(importPolicy, statement, m, steps...)
 	}
 }
+
+// plain reports whether a rule looks at prefixes alone and changes nothing.
+func plain(r bgp.Rule) bool {
+	return len(r.Ranges) > 0 && reflect.DeepEqual(r.Match, bgp.Match{Ranges: r.Ranges}) && reflect.DeepEqual(r.Set, bgp.Attributes{})
+}
+
+func allButDefault() []bgp.Range {
+	return []bgp.Range{
+		{CIDR: netip.PrefixFrom(netip.IPv4Unspecified(), 0), MinLength: 1, MaxLength: 32},
+		{CIDR: netip.PrefixFrom(netip.IPv6Unspecified(), 0), MinLength: 1, MaxLength: 128},
+	}
+}
+
+// sameWay reports whether what is sent to external peers differs between two
+// policies in nothing that is not the peer's own.
+func sameWay(a, b *policy) bool { return a.origins == b.origins && maps.Equal(a.hops, b.hops) }
 
 // rejectAll puts the empty policies in force, with reject as their default.
 func (s *server) rejectAll(ctx context.Context) error {

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/godwit-net/godwit/bgp"
@@ -76,7 +77,7 @@ func TestPolicyIsThatOfTheConfig(t *testing.T) {
 		want := []string{}
 		for _, p := range prefixes {
 			for i, peer := range c.Peers {
-				if c.Accepts(peer, p) {
+				if c.Accepts(peer, bgp.Announcement{Prefix: p}) {
 					want = append(want, fmt.Sprintf("%v via %v", p, options[i].Local))
 					break
 				}
@@ -87,7 +88,7 @@ func TestPolicyIsThatOfTheConfig(t *testing.T) {
 		for _, p := range c.Peers {
 			n := 0
 			for _, prefix := range prefixes {
-				if c.Accepts(p, prefix) {
+				if c.Accepts(p, bgp.Announcement{Prefix: prefix}) {
 					n++
 				}
 			}
@@ -101,7 +102,7 @@ func TestPolicyIsThatOfTheConfig(t *testing.T) {
 func withRules(rnd *rand.Rand, p bgp.Peer) bgp.Peer {
 	p.Import = nil
 	for range rnd.IntN(6) {
-		p.Import = append(p.Import, bgp.Rule{Range: randomRange(rnd), Accept: rnd.IntN(2) == 0})
+		p.Import = append(p.Import, bgp.Rule{Match: bgp.Match{Ranges: []bgp.Range{randomRange(rnd)}}, Accept: rnd.IntN(2) == 0})
 	}
 	return p
 }
@@ -127,7 +128,7 @@ func TestPolicyDocumentHasNoSetThatMatchesEveryone(t *testing.T) {
 		Blocks:    []bgp.Range{rng("172.25.0.0/16", 26), {CIDR: pfx("fd00::/64"), MinLength: 122, MaxLength: 122}},
 		Peers: []bgp.Peer{
 			{Kind: bgp.PeerExternal, Address: addr("10.0.0.1")},
-			{Kind: bgp.PeerExternal, Address: addr("10.0.0.2"), Import: []bgp.Rule{{Range: rng("10.0.0.0/8", 24), Accept: true}}},
+			{Kind: bgp.PeerExternal, Address: addr("10.0.0.2"), Import: []bgp.Rule{{Match: bgp.Match{Ranges: []bgp.Range{rng("10.0.0.0/8", 24)}}, Accept: true}}},
 		},
 	}
 	d := newPolicy(c).document()
@@ -143,14 +144,14 @@ func TestPolicyDocumentHasNoSetThatMatchesEveryone(t *testing.T) {
 			if n := st.Conditions.NeighborSet; n != nil && !names[n.Name] {
 				t.Errorf("%s refers to the set %s, which is missing", st.Name, n.Name)
 			}
-			if st.Name != "originated" && !names[st.Conditions.PrefixSet.GetName()] {
-				t.Errorf("%s refers to the set %s, which is missing", st.Name, st.Conditions.PrefixSet.GetName())
+			if p := st.Conditions.PrefixSet; p != nil && !names[p.Name] {
+				t.Errorf("%s refers to the set %s, which is missing", st.Name, p.Name)
 			}
 		}
 	}
 	// Without node peers no statement may speak of blocks.
 	for _, st := range d.statements[importPolicy] {
-		if st.Name == "node-v4" || st.Name == "node-v6" {
+		if strings.HasPrefix(st.Name, "node") || strings.HasPrefix(st.Name, "owner") {
 			t.Errorf("there is a statement %s without a node peer", st.Name)
 		}
 	}

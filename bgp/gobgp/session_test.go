@@ -234,21 +234,3 @@ func TestSessionsSayWhyTheyAreDown(t *testing.T) {
 	answer <- notification
 	message("it refused our OPEN; its own log says why (often the AS number or the address it expects)")
 }
-
-func TestNotificationsInWords(t *testing.T) {
-	for _, c := range []struct {
-		code, sub int
-		want      string
-	}{
-		{6, 1, "maximum number of prefixes reached"},
-		{6, 77, "cease (subcode 77)"},
-		{4, 0, "hold time over without a keepalive"},
-		{2, 2, "error in OPEN: unexpected AS number"},
-		{3, 0, "error in UPDATE"},
-		{99, 1, "notification 99/1"},
-	} {
-		if got := notification(c.code, c.sub); got != c.want {
-			t.Errorf("notification(%d, %d) = %q, want %q", c.code, c.sub, got, c.want)
-		}
-	}
-}

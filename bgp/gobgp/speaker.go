@@ -63,9 +63,9 @@ type Speaker struct {
 type applied struct {
 	peers     map[netip.Addr]bgp.Peer
 	families  map[netip.Addr]bgp.Families // that each of the peers is offered
-	advertise map[netip.Prefix]netip.Addr // with the next hop, see own
+	advertise map[netip.Prefix]own
 	policy    *policy
-	stale     map[netip.Addr]bool // peers whose routes the policy must look at anew
+	stale     map[netip.Addr]stale // peers whose routes the policy must look at anew
 }
 
 var _ bgp.Speaker = (*Speaker)(nil)
@@ -175,8 +175,8 @@ func (s *Speaker) startServer(ctx context.Context, c bgp.Config) error {
 	s.applied = applied{
 		peers:     make(map[netip.Addr]bgp.Peer),
 		families:  make(map[netip.Addr]bgp.Families),
-		advertise: make(map[netip.Prefix]netip.Addr),
-		stale:     make(map[netip.Addr]bool),
+		advertise: make(map[netip.Prefix]own),
+		stale:     make(map[netip.Addr]stale),
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ func TestAnnouncesOwnAndLearnsOthers(t *testing.T) {
 	c := baseConfig(t)
 	tor := bgp.Peer{
 		Name: "tor", Kind: bgp.PeerExternal, Address: addr("127.0.0.3"), Port: 1, ASN: 65001,
-		Import: []bgp.Rule{{Range: rng("10.9.0.0/16", 24), Accept: true}},
+		Import: []bgp.Rule{{Match: bgp.Match{Ranges: []bgp.Range{rng("10.9.0.0/16", 24)}}, Accept: true}},
 	}
 	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1), tor}
 	set(t, sp, c)

@@ -45,16 +45,18 @@ func (s *Speaker) session(peer bgp.Peer, state *api.Peer) bgp.Session {
 	out := bgp.Session{Name: peer.Name, Kind: peer.Kind, Address: peer.Address, ASN: peer.ASN, State: bgp.StateIdle}
 	page := s.book.page(peer.Address)
 	page.mu.Lock()
-	out.Since, out.Message = page.since, page.message
+	out.Since, out.Message, out.Flaps, out.LastError = page.since, page.message, page.flaps, page.lastError
 	page.mu.Unlock()
 	if state == nil {
 		return out
 	}
 	out.State = stateOf(state.State.SessionState)
 	if out.State != bgp.StateEstablished {
+		out.PeerRestarting = peerRestarting(state)
 		return out
 	}
 	out.Message = ""
+	out.Capabilities = capabilities(state)
 	if out.Since.IsZero() { // the event is on its way
 		out.Since = state.GetTimers().GetState().GetUptime().AsTime()
 	}
@@ -62,14 +64,52 @@ func (s *Speaker) session(peer bgp.Peer, state *api.Peer) bgp.Session {
 		out.Received += int(f.GetState().GetReceived())
 	}
 	out.Accepted = s.accepted(page, peer, state, out.Received)
-	carried := negotiated(state)
-	for p := range s.applied.advertise {
-		// All of these families are sent: nothing but them is, and nothing holds them back.
-		if carried.Has(bgp.FamilyOf(p.Addr())) {
-			out.Advertised++
-		}
+	if out.Received != out.Accepted {
+		out.Refused, out.RefusedCount = s.refused(page, peer, state, out.Received)
 	}
+	out.Warning = nearLimit(peer, out.Received)
+	out.Advertised = s.advertised(page, peer, state)
 	return out
+}
+
+// advertised counts the prefixes that an established peer was sent. Without
+// export rules it is sent all own ones and nothing else; with rules GoBGP has to
+// look at its table, but only when something was sent since the last call.
+func (s *Speaker) advertised(page *page, peer bgp.Peer, state *api.Peer) int {
+	carried := negotiated(state)
+	if len(exportRulesOf(peer)) == 0 {
+		n := 0
+		for p := range s.applied.advertise {
+			if carried.Has(bgp.FamilyOf(p.Addr())) {
+				n++
+			}
+		}
+		return n
+	}
+	updates := state.GetState().GetMessages().GetSent().GetUpdate()
+	page.mu.Lock()
+	cached := page.advertised
+	page.mu.Unlock()
+	if cached.valid && cached.updates == updates {
+		return cached.count
+	}
+	n := s.server.advertised(peer.Address, carried)
+	page.mu.Lock()
+	page.advertised = tally{valid: true, updates: updates, count: n}
+	page.mu.Unlock()
+	return n
+}
+
+// nearLimit says that a peer sends as many prefixes as it takes for a warning;
+// empty: it does not.
+func nearLimit(peer bgp.Peer, received int) string {
+	switch {
+	case peer.WarnPrefixes == 0 || received < peer.WarnPrefixes:
+		return ""
+	case peer.MaxPrefixes == 0:
+		return fmt.Sprintf("it sends %d prefixes, at least the %d to warn at", received, peer.WarnPrefixes)
+	}
+	return fmt.Sprintf("it sends %d of at most %d prefixes; with more its session ends", received, peer.MaxPrefixes)
 }
 
 // accepted counts the received prefixes that the import policy takes. GoBGP's
@@ -82,7 +122,7 @@ func (s *Speaker) accepted(page *page, peer bgp.Peer, state *api.Peer, received 
 	page.mu.Lock()
 	cached := page.accepted
 	page.mu.Unlock()
-	if cached.valid && cached.updates == updates {
+	if cached.valid && cached.updates == updates && cached.received == received {
 		return cached.count
 	}
 	n := 0
@@ -99,15 +139,31 @@ func (s *Speaker) accepted(page *page, peer bgp.Peer, state *api.Peer, received 
 		}
 	}
 	page.mu.Lock()
-	page.accepted = accepted{valid: true, updates: updates, count: n}
+	page.accepted = tally{valid: true, updates: updates, received: received, count: n}
 	page.mu.Unlock()
 	return n
 }
 
+// refused finds what a node peer announces though it must not, like accepted.
+func (s *Speaker) refused(page *page, peer bgp.Peer, state *api.Peer, received int) (first []netip.Prefix, count int) {
+	updates := state.GetState().GetMessages().GetReceived().GetUpdate()
+	page.mu.Lock()
+	known, cached := page.refused, page.refusedFirst
+	page.mu.Unlock()
+	if known.valid && known.updates == updates && known.received == received {
+		return cached, known.count
+	}
+	first, count = s.server.refused(peer, s.applied.families[peer.Address], s.config)
+	page.mu.Lock()
+	defer page.mu.Unlock()
+	page.refused, page.refusedFirst = tally{valid: true, updates: updates, received: received, count: count}, first
+	return first, count
+}
+
 // takes reports whether the import policy accepts a path from a peer.
 func (s *Speaker) takes(peer bgp.Peer, path *apiutil.Path) bool {
-	prefix, ok := path.Nlri.(*packet.IPAddrPrefix)
-	return ok && !throughUs(s.config.ASN, path) && nextHop(path).IsValid() && s.config.Accepts(peer, prefix.Prefix)
+	a, ok := announcement(path)
+	return ok && !throughUs(s.config.ASN, path) && nextHop(path).IsValid() && s.config.Accepts(peer, a)
 }
 
 // throughUs reports whether a path came through our own AS and is a loop

@@ -10,14 +10,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/godwit-net/godwit/agent"
-	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/bgp/gobgp"
 	"github.com/godwit-net/godwit/internal/burst"
@@ -56,6 +50,7 @@ func command() *cobra.Command {
 	f.StringVar(&o.RunDir, "run-dir", "/run/godwit", "folder on tmpfs for the CNI socket and the address records")
 	f.StringVar(&o.StateDir, "state-dir", "/var/lib/godwit", "folder on disk for the checkpoint")
 	f.StringVar(&o.CNIConfig, "cni-conf", "/etc/cni/net.d/10-godwit.conflist", "CNI configuration to write once the agent is ready; empty for none")
+	f.StringVar(&o.MetricsAddress, "metrics-address", "", "host:port to serve Prometheus metrics at, without any protection, such as 127.0.0.1:9471 (default: nowhere)")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return c
 }
@@ -69,10 +64,19 @@ func run(ctx context.Context, o agent.Options, kubeconfig, level string) error {
 		return fmt.Errorf("the node has no name: give --node-name or set NODE_NAME")
 	}
 	o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
-	var err error
-	if o.Client, err = connect(kubeconfig); err != nil {
+	cfg, err := restConfig(kubeconfig)
+	if err != nil {
 		return err
 	}
+	if o.Client, err = connect(cfg); err != nil {
+		return err
+	}
+	events, stop, err := agent.NewEventRecorder(cfg, o.Node)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	o.Events = events
 	o.NewSpeaker = func(sink bgp.Sink, restarting bool) (bgp.Speaker, error) {
 		return gobgp.New(gobgp.Options{Log: o.Log.With("part", "bgp"), Sink: burst.Watch(sink), Restarting: restarting})
 	}
@@ -82,27 +86,4 @@ func run(ctx context.Context, o agent.Options, kubeconfig, level string) error {
 	}
 	o.Log.Info("godwit-agent is up", "node", o.Node, "version", o.Version)
 	return a.Run(ctx)
-}
-
-func connect(kubeconfig string) (client.WithWatch, error) {
-	var (
-		c   *rest.Config
-		err error
-	)
-	if kubeconfig == "" {
-		c, err = rest.InClusterConfig()
-	} else {
-		c, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("API server: %w", err)
-	}
-	c.UserAgent = "godwit-agent/" + version.Version
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{v1alpha1.AddToScheme, corev1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			return nil, err
-		}
-	}
-	return client.NewWithWatch(c, client.Options{Scheme: scheme})
 }

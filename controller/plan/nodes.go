@@ -22,7 +22,9 @@ type node struct {
 	addrs    []netip.Addr // at most one of a family, IPv4 first
 	shown    []string     // the same in the API's form
 	routerID netip.Addr
+	draining bool
 	external []v1alpha1.PlannedSession // sorted by name
+	peers    map[netip.Addr]string     // who has the external session with an address
 	before   *v1alpha1.NodeNetworkSpec // the plan so far, nil when there is none
 	report
 }
@@ -30,8 +32,16 @@ type node struct {
 // has tells whether the node has an address of the family of a.
 func (n *node) has(a netip.Addr) bool { return n.hasFamily(a.Is6()) }
 
-func (n *node) hasFamily(v6 bool) bool {
-	return slices.ContainsFunc(n.addrs, func(own netip.Addr) bool { return own.Is6() == v6 })
+func (n *node) hasFamily(v6 bool) bool { return n.address(v6).IsValid() }
+
+// address returns the node's address of a family; the zero Addr when it has none.
+func (n *node) address(v6 bool) netip.Addr {
+	for _, a := range n.addrs {
+		if a.Is6() == v6 {
+			return a
+		}
+	}
+	return netip.Addr{}
 }
 
 // reach returns the address under which n speaks with other: the first of
@@ -45,6 +55,16 @@ func (n *node) reach(other *node) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
+// Draining tells whether a node is to be drained of routes: it has the label
+// v1alpha1.DrainKey, with any value but "false", or a taint of that key. That it is
+// cordoned says nothing of its routes.
+func Draining(n *corev1.Node) bool {
+	if value, ok := n.Labels[v1alpha1.DrainKey]; ok && value != "false" {
+		return true
+	}
+	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == v1alpha1.DrainKey })
+}
+
 // planNodes finds out which nodes get a plan, and their addresses and router
 // IDs. An address that two nodes claim belongs to the older one.
 func (p *Plan) planNodes(nodes []corev1.Node, networks []v1alpha1.NodeNetwork) {
@@ -55,7 +75,7 @@ func (p *Plan) planNodes(nodes []corev1.Node, networks []v1alpha1.NodeNetwork) {
 	owner := make(map[netip.Addr]string, len(nodes))
 	for _, obj := range byAge(nodes, func(n *corev1.Node) *metav1.ObjectMeta { return &n.ObjectMeta }) {
 		nn := known[obj.Name]
-		n := &node{name: obj.Name, labels: obj.Labels, report: hear(obj, nn)}
+		n := &node{name: obj.Name, labels: obj.Labels, draining: Draining(obj), report: hear(obj, nn)}
 		if nn != nil {
 			n.before = &nn.Spec
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
 )
@@ -17,88 +18,198 @@ const maxNamed = 3
 
 // planPeers adds sessions with external peers to the nodes. The peers come from
 // the oldest to the youngest, so that an older one is never displaced.
-func (p *Plan) planPeers(peers []v1alpha1.BGPPeer, filters []v1alpha1.BGPFilter) {
-	rules := make(map[string][]v1alpha1.BGPFilterRule, len(filters))
-	for i := range filters {
-		rules[filters[i].Name] = filters[i].Spec.Rules
-	}
-	holder := make([]map[netip.Addr]string, len(p.nodes))
-	for i := range p.nodes {
-		holder[i] = make(map[netip.Addr]string)
-	}
+func (p *Plan) planPeers(peers []v1alpha1.BGPPeer, objects []v1alpha1.BGPFilter) {
+	f := newFilters(objects, p.communities)
 	nodeOf := make(map[netip.Addr]string, len(p.nodes))
 	for _, n := range p.nodes {
+		n.peers = make(map[netip.Addr]string)
 		for _, a := range n.addrs {
 			nodeOf[a] = n.name
 		}
 	}
 	for _, obj := range byAge(peers, func(o *v1alpha1.BGPPeer) *metav1.ObjectMeta { return &o.ObjectMeta }) {
-		p.planPeer(obj, rules, nodeOf, holder)
+		addr, ok := parseAddr(obj.Spec.PeerAddress)
+		if !ok {
+			p.Peers[obj.Name] = peerStatus(0, notReady(ReasonInvalid,
+				fmt.Sprintf("peerAddress: %q is not an address that a router can have", obj.Spec.PeerAddress)))
+			continue
+		}
+		p.planPeer(p.newPeering(obj, addr, f), nodeOf)
 	}
 	for _, n := range p.nodes {
 		slices.SortFunc(n.external, func(a, b v1alpha1.PlannedSession) int { return strings.Compare(a.Name, b.Name) })
 	}
 }
 
-// planPeer adds the sessions of one peer. nodeOf knows which node has an
-// address; holder, for each node, which peer has a session with an address.
-func (p *Plan) planPeer(obj *v1alpha1.BGPPeer, rules map[string][]v1alpha1.BGPFilterRule,
-	nodeOf map[netip.Addr]string, holder []map[netip.Addr]string,
-) {
-	addr, ok := parseAddr(obj.Spec.PeerAddress)
-	if !ok {
-		p.Peers[obj.Name] = peerStatus(0, notReady(ReasonInvalid,
-			fmt.Sprintf("peerAddress: %q is not an address that a router can have", obj.Spec.PeerAddress)))
-		return
-	}
-	importRules, missing := importRules(obj, rules)
-	selector, selectorErr := parseSelector(obj.Spec.NodeSelector)
+// peering is a peer on its way into the plan.
+type peering struct {
+	obj      *v1alpha1.BGPPeer
+	addr     netip.Addr
+	internal bool // the router is of the nodes' own AS
 
-	matched, planned := 0, int32(0)
+	selector    labels.Selector
+	selectorErr error // nodes keep the sessions they had, and no more have one
+
+	imports, exports         []v1alpha1.BGPFilterRule
+	importFault, exportFault *fault
+
+	// invalid is what is wrong with the options: nodes keep the sessions they had, as
+	// they were.
+	invalid error
+}
+
+func (p *Plan) newPeering(obj *v1alpha1.BGPPeer, addr netip.Addr, f *filters) *peering {
+	pe := &peering{obj: obj, addr: addr, internal: obj.Spec.PeerASN == p.asn}
+	pe.imports, pe.importFault = f.join(obj.Spec.ImportFilters, purpose{internal: pe.internal})
+	pe.exports, pe.exportFault = f.join(obj.Spec.ExportFilters, purpose{export: true, internal: pe.internal})
+	pe.selector, pe.selectorErr = parseSelector(obj.Spec.NodeSelector)
+	return pe
+}
+
+// planPeer adds the sessions of one peer. nodeOf knows which node has an address.
+func (p *Plan) planPeer(pe *peering, nodeOf map[netip.Addr]string) {
+	matched, lacking := p.matched(pe, nodeOf)
+	pe.invalid = p.checkOptions(pe, matched, nodeOf)
+
+	planned := int32(0)
 	var conflicts []string
 	var rival string
-	reserved := nodeOf[addr] != "" && !p.meshed
-	for i, n := range p.nodes {
-		if selectorErr != nil && !hadPeer(n, obj.Name) || selectorErr == nil && !selector.Matches(n.labels) {
+	for _, n := range matched {
+		s, ok := pe.session(n)
+		if !ok {
 			continue
 		}
-		if !n.has(addr) || nodeOf[addr] == n.name {
+		at, ok := parseAddr(s.PeerAddress)
+		if !ok || nodeOf[at] == n.name {
 			continue
 		}
-		matched++
-		if other := sessionHolder(n, addr, nodeOf, holder[i]); other != "" {
+		if other := sessionHolder(n, at, nodeOf); other != "" {
 			conflicts, rival = append(conflicts, n.name), other
 			continue
 		}
-		holder[i][addr] = "BGPPeer " + obj.Name
-		n.external = append(n.external, externalSession(obj, addr, importRules))
+		n.peers[at] = "BGPPeer " + pe.obj.Name
+		n.external = append(n.external, s)
 		planned++
 	}
 
 	cond := ready(fmt.Sprintf("in the plan of %d of %d nodes", planned, len(p.nodes)))
 	switch {
-	case selectorErr != nil:
-		cond = notReady(ReasonInvalid, fmt.Sprintf("nodeSelector: %v: nodes keep the sessions they had", selectorErr))
-	case matched == 0:
+	case pe.selectorErr != nil:
+		cond = notReady(ReasonInvalid, fmt.Sprintf("nodeSelector: %v: nodes keep the sessions they had", pe.selectorErr))
+	case pe.invalid != nil:
+		cond = notReady(ReasonInvalid, fmt.Sprintf("%v: nodes keep the sessions they had", pe.invalid))
+	case len(matched) == 0 && lacking > 0:
+		cond = notReady(ReasonNoNodes, "families: no node that nodeSelector matches has an address of one of them")
+	case len(matched) == 0:
 		cond = notReady(ReasonNoNodes, fmt.Sprintf(
-			"nodeSelector matches no node that has a plan and another address of the family of %s", addr))
-	case len(conflicts) > 0 && reserved:
+			"nodeSelector matches no node that has a plan and another address of the family of %s", pe.addr))
+	case len(conflicts) > 0 && nodeOf[pe.addr] != "" && !p.meshed:
 		cond = notReady(ReasonConflict, fmt.Sprintf(
-			"%s is the address of %s: the topology gives nodes no sessions with each other", addr, rival))
+			"%s is the address of %s: the topology gives nodes no sessions with each other", pe.addr, rival))
 	case len(conflicts) > 0:
 		cond = notReady(ReasonConflict, fmt.Sprintf(
-			"%s has a session with %s already on %s: a node has one session with an address, and the older one stays", rival, addr, names(conflicts)))
-	case missing != "":
-		cond = notReady(ReasonFilterNotFound, fmt.Sprintf(
-			"BGPFilter %s does not exist: only routes that the filters before it accept are taken", missing))
+			"%s has a session with %s already on %s: a node has one session with an address, and the older one stays", rival, pe.addr, names(conflicts)))
+	case pe.importFault != nil || pe.exportFault != nil:
+		cond = pe.filterCondition()
 	}
-	p.Peers[obj.Name] = peerStatus(planned, cond)
+	p.Peers[pe.obj.Name] = peerStatus(planned, cond)
+}
+
+// matched returns the nodes that are to have a session with the peer, and how
+// many more would be if they had an address of a family that the peer wants.
+func (p *Plan) matched(pe *peering, nodeOf map[netip.Addr]string) (matched []*node, lacking int) {
+	for _, n := range p.nodes {
+		if pe.selectorErr != nil && sessionBefore(n, pe.obj.Name) == nil || pe.selectorErr == nil && !pe.selector.Matches(n.labels) {
+			continue
+		}
+		if !n.has(pe.addr) || nodeOf[pe.addr] == n.name {
+			continue
+		}
+		wanted := pe.obj.Spec.Families
+		if len(wanted) > 0 && !slices.ContainsFunc(wanted, func(f v1alpha1.AddressFamily) bool { return n.hasFamily(f == v1alpha1.FamilyIPv6) }) {
+			lacking++
+			continue
+		}
+		matched = append(matched, n)
+	}
+	return matched, lacking
+}
+
+// checkOptions reports what is wrong with the options of a peer that only who
+// knows the cluster can tell.
+func (p *Plan) checkOptions(pe *peering, matched []*node, nodeOf map[netip.Addr]string) error {
+	spec := &pe.obj.Spec
+	external := ""
+	switch {
+	case spec.LocalASN != nil && *spec.LocalASN == p.asn:
+		return fmt.Errorf("localASN: %d is the AS number of the nodes anyway: leave it out", p.asn)
+	case spec.LocalASN != nil:
+		external = "localASN"
+	case spec.EBGPMultihop != nil:
+		external = "ebgpMultihop"
+	case spec.ASOverride:
+		external = "asOverride"
+	case spec.RemovePrivateASN == v1alpha1.PrivateASNRemove, spec.RemovePrivateASN == v1alpha1.PrivateASNReplace:
+		external = "removePrivateASN"
+	}
+	if external != "" && pe.internal {
+		return fmt.Errorf("%s: it is for routers of another AS, and peerASN %d is that of the nodes: leave it out", external, p.asn)
+	}
+	if spec.SourceAddress == "" || spec.SourceAddress == v1alpha1.SourceNodeAddress {
+		return nil
+	}
+	src, ok := parseAddr(spec.SourceAddress)
+	if !ok || src.Is4() != pe.addr.Is4() {
+		return fmt.Errorf("sourceAddress: %q is not an address that a node can have towards %s", spec.SourceAddress, pe.addr)
+	}
+	if len(matched) > 1 {
+		return fmt.Errorf("sourceAddress: %s is of one node, but nodeSelector matches %d: use NodeAddress, or a nodeSelector of one node", src, len(matched))
+	}
+	if owner := nodeOf[src]; owner != "" && len(matched) == 1 && matched[0].name != owner {
+		return fmt.Errorf("sourceAddress: %s is the address of node %s, but nodeSelector matches %s", src, owner, matched[0].name)
+	}
+	return nil
+}
+
+// session returns the session that a node is to have with the peer; false: none.
+// While an export filter can't be used, a session keeps the export rules that it
+// had, and a new one announces only what the filters before that one accept.
+func (pe *peering) session(n *node) (v1alpha1.PlannedSession, bool) {
+	before := sessionBefore(n, pe.obj.Name)
+	if pe.invalid != nil {
+		if before == nil {
+			return v1alpha1.PlannedSession{}, false
+		}
+		return *before, true
+	}
+	s := externalSession(pe, n)
+	switch {
+	case pe.exportFault == nil:
+	case before != nil:
+		s.ExportRules = before.ExportRules
+	default:
+		s.ExportRules = append(slices.Clone(pe.exports), v1alpha1.BGPFilterRule{Action: v1alpha1.FilterReject})
+	}
+	return s, true
+}
+
+// filterCondition says which filters can't be used, and what that means.
+func (pe *peering) filterCondition() metav1.Condition {
+	var texts []string
+	if f := pe.importFault; f != nil {
+		texts = append(texts, f.message+": only routes that the filters before it accept are taken")
+	}
+	if f := pe.exportFault; f != nil {
+		texts = append(texts, f.message+": sessions keep the export rules that they had, "+
+			"and new ones announce only what the filters before it accept")
+	}
+	return notReady(cmp.Or(pe.importFault, pe.exportFault).reason, strings.Join(texts, "; "))
 }
 
 // sessionHolder tells who has the session of n with an address already: another
 // node, by the mesh, or an older peer; empty when nobody has.
-func sessionHolder(n *node, addr netip.Addr, nodeOf, peerOf map[netip.Addr]string) string {
-	if peer := peerOf[addr]; peer != "" {
+func sessionHolder(n *node, addr netip.Addr, nodeOf map[netip.Addr]string) string {
+	if peer := n.peers[addr]; peer != "" {
 		return peer
 	}
 	if other := nodeOf[addr]; other != "" && n.name != other {
@@ -107,45 +218,66 @@ func sessionHolder(n *node, addr netip.Addr, nodeOf, peerOf map[netip.Addr]strin
 	return ""
 }
 
-// hadPeer tells whether the plan so far has a session of the node with the peer.
-func hadPeer(n *node, peer string) bool {
-	return n.before != nil && slices.ContainsFunc(n.before.Sessions, func(s v1alpha1.PlannedSession) bool {
+// sessionBefore returns the session with a peer that the plan so far of a node
+// has, or nil.
+func sessionBefore(n *node, peer string) *v1alpha1.PlannedSession {
+	if n.before == nil {
+		return nil
+	}
+	i := slices.IndexFunc(n.before.Sessions, func(s v1alpha1.PlannedSession) bool {
 		return s.Kind == v1alpha1.SessionExternal && s.Name == peer
 	})
-}
-
-// importRules joins the rules of a peer's filters. It stops at the first that is
-// not there and returns its name: since nothing is taken that no rule accepts,
-// what that filter might have rejected stays out.
-func importRules(obj *v1alpha1.BGPPeer, rules map[string][]v1alpha1.BGPFilterRule) ([]v1alpha1.BGPFilterRule, string) {
-	var joined []v1alpha1.BGPFilterRule
-	for _, name := range obj.Spec.ImportFilters {
-		r, ok := rules[name]
-		if !ok {
-			return joined, name
-		}
-		joined = append(joined, r...)
+	if i < 0 {
+		return nil
 	}
-	return joined, ""
+	return &n.before.Sessions[i]
 }
 
-func externalSession(obj *v1alpha1.BGPPeer, addr netip.Addr, rules []v1alpha1.BGPFilterRule) v1alpha1.PlannedSession {
+// externalSession is the session of a node with a peer whose options are in order.
+func externalSession(pe *peering, n *node) v1alpha1.PlannedSession {
+	spec := &pe.obj.Spec
 	s := v1alpha1.PlannedSession{
-		Name:              obj.Name,
+		Name:              pe.obj.Name,
 		Kind:              v1alpha1.SessionExternal,
-		PeerAddress:       addr.String(),
-		PeerPort:          cmp.Or(obj.Spec.PeerPort, defaultPort),
-		PeerASN:           obj.Spec.PeerASN,
-		PasswordSecretRef: obj.Spec.PasswordSecretRef,
-		ImportRules:       rules,
-		MaxPrefixes:       DefaultMaxPrefixes,
-		Timers:            obj.Spec.Timers,
-		GracefulRestart:   obj.Spec.GracefulRestart,
+		PeerAddress:       pe.addr.String(),
+		PeerPort:          cmp.Or(spec.PeerPort, defaultPort),
+		PeerASN:           spec.PeerASN,
+		LocalASN:          deref(spec.LocalASN, 0),
+		Passive:           spec.Passive,
+		SourceAddress:     spec.SourceAddress,
+		EBGPMultihop:      deref(spec.EBGPMultihop, 0),
+		TTLSecurity:       deref(spec.TTLSecurity, 0),
+		Families:          spec.Families,
+		ASOverride:        spec.ASOverride,
+		AllowOwnASN:       spec.AllowOwnASN,
+		PasswordSecretRef: spec.PasswordSecretRef,
+		ImportRules:       pe.imports,
+		ExportRules:       pe.exports,
+		MaxPrefixes:       deref(spec.MaxPrefixes, DefaultMaxPrefixes),
+		Timers:            spec.Timers,
+		GracefulRestart:   spec.GracefulRestart,
 	}
-	if obj.Spec.MaxPrefixes != nil {
-		s.MaxPrefixes = *obj.Spec.MaxPrefixes
+	if spec.SourceAddress == v1alpha1.SourceNodeAddress {
+		s.SourceAddress = n.address(pe.addr.Is6()).String()
 	}
+	// A plan names only what is not as it is anyway.
+	if spec.NextHop != v1alpha1.NextHopAuto {
+		s.NextHop = spec.NextHop
+	}
+	if spec.RemovePrivateASN != v1alpha1.PrivateASNKeep {
+		s.RemovePrivateASN = spec.RemovePrivateASN
+	}
+	percent := int64(deref(spec.MaxPrefixesWarningPercent, defaultWarningPercent))
+	s.WarnPrefixes = int32((int64(s.MaxPrefixes)*percent + 99) / 100)
 	return s
+}
+
+// deref returns what p points to, or def when it is nil.
+func deref[T any](p *T, def T) T {
+	if p == nil {
+		return def
+	}
+	return *p
 }
 
 func peerStatus(nodes int32, cond metav1.Condition) v1alpha1.BGPPeerStatus {

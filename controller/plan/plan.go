@@ -22,6 +22,8 @@
 //     carried out, the one that is in use, or else the older one, stays; a
 //     selector that can't be read leaves the nodes as they are; a node whose
 //     addresses vanish keeps those of its plan.
+//   - A node's block stays in the plans of others for as long as the IPBlock is
+//     there, whatever else becomes of the node.
 //   - No step takes a way from packets between nodes that count: each has the
 //     tunnels of all encapsulations by which another may send, and each pair has
 //     a session, or the blocks from the API, or both.
@@ -59,12 +61,14 @@ const (
 	ReasonOverlaps       = "Overlaps"       // another pool has some of the addresses
 	ReasonNoNodes        = "NoNodes"        // the selector matches no node
 	ReasonFilterNotFound = "FilterNotFound" // the peer names a filter that isn't there
+	ReasonInvalidFilter  = "InvalidFilter"  // the peer names a filter that can't be read
 	ReasonConflict       = "Conflict"       // another session has the peer's address
 	ReasonNoAddress      = "NoAddress"      // the node has no usable InternalIP
 	ReasonAddressInUse   = "AddressInUse"   // another node has the node's address
 
 	ReasonApplied           = "Applied"           // the plans have what the pool asks for
 	ReasonWaitingForTunnels = "WaitingForTunnels" // not all nodes have the tunnel yet
+	ReasonCommunityNotFound = "CommunityNotFound" // the pool names a community that isn't there
 )
 
 // DefaultMaxPrefixes is how many prefixes the other end of a session may send
@@ -75,12 +79,15 @@ const (
 	defaultPort        = 179
 	defaultBlockSizeV4 = 26
 	defaultBlockSizeV6 = 122
+
+	defaultWarningPercent = 80 // of the prefixes that a session may have
 )
 
 // Plan is what every node is to do, and what is wrong.
 type Plan struct {
 	// Pools holds the conditions of each pool, by name, without times: Ready and, for
-	// a pool in the plan, EncapsulationApplied.
+	// a pool in the plan, EncapsulationApplied and, where it says how it is announced,
+	// AdvertisementApplied.
 	Pools map[string][]metav1.Condition
 	// Peers holds the status of each peer, by name, its one condition without times.
 	Peers map[string]v1alpha1.BGPPeerStatus
@@ -97,6 +104,9 @@ type Plan struct {
 	config v1alpha1.BGPConfigSpec
 	nodes  []*node // that have a plan, sorted by name
 	pools  []*pool // in the plan, sorted by name
+
+	communities communities
+	blocks      map[string][]string // of each node that has any, sorted
 
 	network *v1alpha1.NetworkConfigSpec
 	tunnels []v1alpha1.TunnelKind // of nodes with an IPv4 address
@@ -127,8 +137,11 @@ func Make(in Input) *Plan {
 	if in.Network != nil {
 		p.network = &in.Network.Spec
 	}
+	p.communities = readCommunities(p.config.Communities)
 	p.planNodes(in.Nodes, in.Networks)
 	p.planPools(in.Pools, in.Blocks)
+	p.planAdvertisements()
+	p.planBlocks(in.Blocks)
 	p.planEncapsulations()
 	p.planTopology()
 	p.planPeers(in.Peers, in.Filters)
@@ -160,12 +173,13 @@ func (p *Plan) Spec(name string) (v1alpha1.NodeNetworkSpec, bool) {
 		ASN:        p.asn,
 		RouterID:   n.routerID.String(),
 		ListenPort: p.port,
+		Draining:   n.draining,
 		Tunnels:    p.tunnelsOf(n),
 		Network:    p.network,
 		Sessions:   n.external,
 	}
 	if p.meshed {
-		spec.Sessions = append(p.mesh(n), n.external...)
+		spec.Sessions, spec.ValidateOrigin = append(p.mesh(n), n.external...), true
 	}
 	if p.fromAPI {
 		spec.BlocksFromAPI, spec.Nodes = true, p.others(n)
@@ -194,6 +208,7 @@ func (p *Plan) mesh(n *node) []v1alpha1.PlannedSession {
 			PeerAddress:     addr.String(),
 			PeerPort:        p.port,
 			PeerASN:         p.asn,
+			Blocks:          p.blocks[other.name],
 			MaxPrefixes:     DefaultMaxPrefixes,
 			Timers:          p.config.Timers,
 			GracefulRestart: p.config.GracefulRestart,

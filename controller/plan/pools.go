@@ -25,6 +25,11 @@ type pool struct {
 	// encapsulation is what the pool is planned with: what it asks for or, while
 	// nodes can't do that yet, what they have used so far.
 	encapsulation v1alpha1.Encapsulation
+
+	// advertise is how nodes announce the pool, communities as numbers, as far as they
+	// are known: advertiseErr names one that is not.
+	advertise    *v1alpha1.PoolAdvertisement
+	advertiseErr error
 }
 
 // wanted returns the encapsulation that the pool asks for.
@@ -90,6 +95,11 @@ func (pl *pool) planned(n *node) v1alpha1.PlannedPool {
 		Encapsulation:     pl.encapsulation,
 		NATOutgoing:       pl.obj.Spec.NATOutgoing,
 		NamespaceSelector: pl.obj.Spec.NamespaceSelector,
+		Advertise:         pl.advertise,
+	}
+	before := pl.before(n)
+	if pl.advertiseErr != nil && before != nil {
+		out.Advertise = before.Advertise
 	}
 	for _, r := range pl.reserved {
 		out.ReservedCIDRs = append(out.ReservedCIDRs, r.String())
@@ -99,16 +109,25 @@ func (pl *pool) planned(n *node) v1alpha1.PlannedPool {
 		return out
 	}
 	out.NamespaceSelector = nil
-	if n.before == nil {
-		return out
-	}
-	for _, before := range n.before.Pools {
-		if before.Name == out.Name && before.CIDR == out.CIDR {
-			out.Allocate = before.Allocate && !pl.obj.Spec.Disabled
-			out.NamespaceSelector = before.NamespaceSelector
-		}
+	if before != nil {
+		out.Allocate = before.Allocate && !pl.obj.Spec.Disabled
+		out.NamespaceSelector = before.NamespaceSelector
 	}
 	return out
+}
+
+// before returns the pool as the plan so far of a node has it, or nil.
+func (pl *pool) before(n *node) *v1alpha1.PlannedPool {
+	if n.before == nil {
+		return nil
+	}
+	i := slices.IndexFunc(n.before.Pools, func(b v1alpha1.PlannedPool) bool {
+		return b.Name == pl.obj.Name && b.CIDR == pl.cidr.String()
+	})
+	if i < 0 {
+		return nil
+	}
+	return &n.before.Pools[i]
 }
 
 // parsePool reads a pool. An error in its range makes it useless; one in a

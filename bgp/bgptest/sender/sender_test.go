@@ -47,7 +47,7 @@ func TestUpdatesAreReadAsWritten(t *testing.T) {
 	samePrefix := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 	v4 := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("10.1.2.0/23"), netip.MustParsePrefix("10.1.2.3/32")}
 	v6 := []netip.Prefix{netip.MustParsePrefix("::/0"), netip.MustParsePrefix("fd00::40/122")}
-	r4 := Route{NextHop: netip.MustParseAddr("10.0.0.1"), ASPath: []uint32{65001, 4200000000}, MED: 5, LocalPref: 200}
+	r4 := Route{NextHop: netip.MustParseAddr("10.0.0.1"), ASPath: []uint32{65001, 4200000000}, MED: 5, LocalPref: 200, Communities: []uint32{64512<<16 | 1, 65535 << 16}, LargeCommunities: [][3]uint32{{64512, 1, 2}}}
 	r6 := Route{NextHop: netip.MustParseAddr("fd00::1"), ASPath: []uint32{65001}}
 	both := Route{NextHop: netip.MustParseAddr("fd00::1"), LinkLocal: netip.MustParseAddr("fe80::1"), ASPath: []uint32{65001}}
 	mapped := Route{NextHop: netip.MustParseAddr("::ffff:10.0.0.1"), ASPath: []uint32{65001}}

@@ -90,6 +90,9 @@ type Route struct {
 	ASPath    []uint32
 	LocalPref uint32 // zero: the attribute is left out, as to external peers
 	MED       uint32 // zero: the attribute is left out
+	// Communities are standard (RFC 1997) and large ones (RFC 8092).
+	Communities      []uint32
+	LargeCommunities [][3]uint32
 }
 
 // Update encodes UPDATE messages that announce prefixes of one family, as few
@@ -118,6 +121,20 @@ func Update(r Route, prefixes ...netip.Prefix) []byte {
 	}
 	if r.LocalPref > 0 {
 		attrs = binary.BigEndian.AppendUint32(append(attrs, 0x40, 5, 4), r.LocalPref)
+	}
+	if len(r.Communities) > 0 {
+		attrs = append(attrs, 0xc0, 8, byte(4*len(r.Communities)))
+		for _, c := range r.Communities {
+			attrs = binary.BigEndian.AppendUint32(attrs, c)
+		}
+	}
+	if len(r.LargeCommunities) > 0 {
+		attrs = append(attrs, 0xc0, 32, byte(12*len(r.LargeCommunities)))
+		for _, c := range r.LargeCommunities {
+			for _, part := range c {
+				attrs = binary.BigEndian.AppendUint32(attrs, part)
+			}
+		}
 	}
 	room := maxLength - headerLength - 4 - len(attrs) - 48
 	return chunked(prefixes, room, func(nlri []byte) []byte {
@@ -246,6 +263,16 @@ func (c *Change) attribute(kind byte, v []byte) (err error) {
 			c.Route.MED = n
 		} else {
 			c.Route.LocalPref = n
+		}
+	case 8:
+		for ; len(v) >= 4; v = v[4:] {
+			c.Route.Communities = append(c.Route.Communities, binary.BigEndian.Uint32(v))
+		}
+	case 32:
+		for ; len(v) >= 12; v = v[12:] {
+			c.Route.LargeCommunities = append(c.Route.LargeCommunities, [3]uint32{
+				binary.BigEndian.Uint32(v), binary.BigEndian.Uint32(v[4:]), binary.BigEndian.Uint32(v[8:]),
+			})
 		}
 	case 14:
 		if len(v) < 5 || len(v) < 5+int(v[3]) {

@@ -1,0 +1,166 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/godwit-net/godwit/bgp"
+)
+
+// How many events there are at most: a session that goes up and down all the
+// time, or a large mesh that falls apart, must not burden the API server.
+const (
+	peerEventInterval = time.Minute // between the events of one session, in the long run
+	peerEventBurst    = 4
+	eventInterval     = 10 * time.Second // between all events of the node, in the long run
+	eventBurst        = 20
+)
+
+// Reasons of events on a Node.
+const (
+	eventSessionUp       = "BGPSessionUp"
+	eventSessionDown     = "BGPSessionDown"
+	eventSessionFlapped  = "BGPSessionFlapped" // down and up between two looks
+	eventSessionWarning  = "BGPSessionWarning"
+	eventOriginRefused   = "BGPOriginRefused"
+	eventOriginsAccepted = "BGPOriginsValid"
+)
+
+// transition is something that became of a session and that a person should know.
+type transition struct {
+	warning         bool
+	reason, message string
+}
+
+// teller tells of the transitions of sessions, by events on the node's Node.
+//
+// That another node's session comes up is told only after it was told to be
+// down, and that it restarts gracefully not at all: else each restart of one
+// agent would make two events on every other node.
+type teller struct {
+	events record.EventRecorder // nil: nobody listens
+	node   *corev1.ObjectReference
+	all    *rate.Limiter
+	peers  map[netip.Addr]*toldPeer
+}
+
+// toldPeer is what was seen of a session, and told.
+type toldPeer struct {
+	seen    bgp.Session
+	down    bool // it was told to be down, or would have been
+	limit   *rate.Limiter
+	unheard int // transitions that were too many to be told, since the last that was not
+}
+
+func newTeller(events record.EventRecorder, node string) *teller {
+	return &teller{
+		events: events,
+		// kubectl describe node looks for events by this UID, which the kubelet uses, too.
+		node:  &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)},
+		all:   rate.NewLimiter(rate.Every(eventInterval), eventBurst),
+		peers: make(map[netip.Addr]*toldPeer),
+	}
+}
+
+// look compares the sessions with how they were and tells what became of them.
+// The recorder queues events; it does not wait for the API server.
+func (t *teller) look(sessions []bgp.Session, now time.Time) {
+	if t.events == nil {
+		return
+	}
+	there := make(map[netip.Addr]bool, len(sessions))
+	for i := range sessions {
+		s := &sessions[i]
+		there[s.Address] = true
+		p := t.peers[s.Address]
+		if p == nil || p.seen.Name != s.Name {
+			p = &toldPeer{limit: rate.NewLimiter(rate.Every(peerEventInterval), peerEventBurst)}
+			p.seen = bgp.Session{Name: s.Name, State: bgp.StateIdle, Flaps: s.Flaps}
+			t.peers[s.Address] = p
+		}
+		for _, what := range p.transitions(s) {
+			t.tell(p, what, now)
+		}
+	}
+	for addr := range t.peers {
+		if !there[addr] {
+			delete(t.peers, addr)
+		}
+	}
+}
+
+// transitions returns what became of a session since it was last seen.
+func (p *toldPeer) transitions(s *bgp.Session) []transition {
+	was := p.seen
+	p.seen = *s
+	var out []transition
+	who := "the BGP session with " + describe(s)
+	up, wasUp := s.State == bgp.StateEstablished, was.State == bgp.StateEstablished
+	fell := wasUp || was.PeerRestarting
+	switch {
+	case up && wasUp && s.Flaps > was.Flaps && s.Kind == bgp.PeerExternal:
+		out = append(out, transition{true, eventSessionFlapped, who + " went down and came up again" + why(s)})
+	case up && !wasUp && (p.down || s.Kind == bgp.PeerExternal):
+		p.down = false
+		out = append(out, transition{false, eventSessionUp, who + " is established"})
+	case !up && fell && !p.down && (!s.PeerRestarting || s.Kind == bgp.PeerExternal):
+		p.down = true
+		what := who + " is down" + why(s)
+		if s.PeerRestarting {
+			what += "; its routes are kept for its restart time"
+		}
+		out = append(out, transition{true, eventSessionDown, what})
+	}
+	if s.Warning != "" && was.Warning == "" {
+		out = append(out, transition{true, eventSessionWarning, who + ": " + s.Warning})
+	}
+	switch {
+	case s.RefusedCount > 0 && was.RefusedCount == 0:
+		out = append(out, transition{true, eventOriginRefused, refusal(s)})
+	case s.RefusedCount == 0 && was.RefusedCount > 0 && up:
+		out = append(out, transition{false, eventOriginsAccepted, fmt.Sprintf("node %s announces only what it owns again", s.Name)})
+	}
+	return out
+}
+
+func (t *teller) tell(p *toldPeer, what transition, now time.Time) {
+	if !p.limit.AllowN(now, 1) || !t.all.AllowN(now, 1) {
+		p.unheard++
+		return
+	}
+	kind := corev1.EventTypeNormal
+	if what.warning {
+		kind = corev1.EventTypeWarning
+	}
+	if p.unheard > 0 {
+		what.message += fmt.Sprintf(" (%d changes of this session before were too many to be told)", p.unheard)
+		p.unheard = 0
+	}
+	t.events.Event(t.node, kind, what.reason, what.message)
+}
+
+// describe names the other end of a session.
+func describe(s *bgp.Session) string {
+	kind := "node"
+	if s.Kind == bgp.PeerExternal {
+		kind = "peer"
+	}
+	return fmt.Sprintf("%s %s (%s, AS %d)", kind, s.Name, s.Address, s.ASN)
+}
+
+// why says why a session went down, as far as known.
+func why(s *bgp.Session) string {
+	switch {
+	case s.LastError != "":
+		return ": " + s.LastError
+	case s.Message != "":
+		return ": " + s.Message
+	}
+	return ""
+}
