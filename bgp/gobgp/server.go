@@ -41,10 +41,14 @@ func identityOf(c bgp.Config) identity {
 
 // startServer starts GoBGP and listens, with a policy that rejects everything
 // in both directions and with nobody to talk to.
-func startServer(ctx context.Context, c bgp.Config, b *book, l *learned, log *slog.Logger) (*server, error) {
+func startServer(ctx context.Context, c bgp.Config, console string, b *book, l *learned, log *slog.Logger) (*server, error) {
 	handler := newLogHandler(log.Handler(), b)
+	options, err := consoleOptions(console)
+	if err != nil {
+		return nil, err
+	}
 	s := &server{
-		BgpServer: gobgp.NewBgpServer(gobgp.LoggerOption(slog.New(handler), nil)),
+		BgpServer: gobgp.NewBgpServer(append(options, gobgp.LoggerOption(slog.New(handler), nil))...),
 		identity:  identityOf(c),
 		log:       handler,
 	}
@@ -67,7 +71,7 @@ func startServer(ctx context.Context, c bgp.Config, b *book, l *learned, log *sl
 	watchCtx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it lasts as long as the server
 	s.stopWatch = cancel
 	epoch := l.newEpoch()
-	err := s.WatchEvent(watchCtx, gobgp.WatchEventMessageCallbacks{
+	err = s.WatchEvent(watchCtx, gobgp.WatchEventMessageCallbacks{
 		OnBestPath: func(paths []*apiutil.Path, _ time.Time) { l.paths(epoch, paths) },
 		OnPathEor:  func(p *apiutil.Path, _ time.Time) { l.endOfRIB(epoch, p.PeerAddress, familyOf(p.Family)) },
 		OnPeerUpdate: func(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {

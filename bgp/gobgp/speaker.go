@@ -39,6 +39,10 @@ type Options struct {
 	// SyncTimeout bounds, from the first Set on, how long Sink.InSync waits for
 	// peers that do not come. Zero: 10 s.
 	SyncTimeout time.Duration
+	// Console is the path of a unix socket at which GoBGP's own client (gobgp
+	// --target unix://PATH) may look on, in a folder that is the process's alone;
+	// empty: none. It changes nothing and shows no passwords.
+	Console string
 }
 
 const defaultSyncTimeout = 10 * time.Second
@@ -47,6 +51,7 @@ const defaultSyncTimeout = 10 * time.Second
 type Speaker struct {
 	log        *slog.Logger
 	restarting bool
+	console    string
 	book       *book
 	learned    *learned
 	limits     *limiter
@@ -85,6 +90,7 @@ func New(o Options) (*Speaker, error) {
 	s := &Speaker{
 		log:        o.Log,
 		restarting: o.Restarting,
+		console:    o.Console,
 		book:       b,
 		learned:    newLearned(o.Sink, o.SyncTimeout),
 	}
@@ -167,7 +173,7 @@ func (s *Speaker) Stop(ctx context.Context, mode bgp.StopMode) error {
 }
 
 func (s *Speaker) startServer(ctx context.Context, c bgp.Config) error {
-	srv, err := startServer(ctx, c, s.book, s.learned, s.log)
+	srv, err := startServer(ctx, c, s.console, s.book, s.learned, s.log)
 	if err != nil {
 		return err
 	}

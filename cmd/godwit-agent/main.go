@@ -29,7 +29,7 @@ func main() {
 
 func command() *cobra.Command {
 	o := agent.Options{Version: version.Version}
-	var kubeconfig, level string
+	var kubeconfig, level, console string
 	c := &cobra.Command{
 		Use:   "godwit-agent",
 		Short: "Godwit on a node: BGP speaker, routes, addresses and the CNI service",
@@ -40,7 +40,7 @@ func command() *cobra.Command {
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return run(c.Context(), o, kubeconfig, level)
+			return run(c.Context(), o, kubeconfig, level, console)
 		},
 	}
 	f := c.Flags()
@@ -51,11 +51,12 @@ func command() *cobra.Command {
 	f.StringVar(&o.StateDir, "state-dir", "/var/lib/godwit", "folder on disk for the checkpoint")
 	f.StringVar(&o.CNIConfig, "cni-conf", "/etc/cni/net.d/10-godwit.conflist", "CNI configuration to write once the agent is ready; empty for none")
 	f.StringVar(&o.MetricsAddress, "metrics-address", "", "host:port to serve Prometheus metrics at, without any protection, such as 127.0.0.1:9471 (default: nowhere)")
+	f.StringVar(&console, "gobgp-socket", "", "unix socket at which the stock gobgp client may look at the speaker (gobgp --target unix://PATH neighbor), read-only, such as /run/godwit/gobgp/gobgp.sock (default: none)")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return c
 }
 
-func run(ctx context.Context, o agent.Options, kubeconfig, level string) error {
+func run(ctx context.Context, o agent.Options, kubeconfig, level, console string) error {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)
@@ -78,7 +79,7 @@ func run(ctx context.Context, o agent.Options, kubeconfig, level string) error {
 	defer stop()
 	o.Events = events
 	o.NewSpeaker = func(sink bgp.Sink, restarting bool) (bgp.Speaker, error) {
-		return gobgp.New(gobgp.Options{Log: o.Log.With("part", "bgp"), Sink: burst.Watch(sink), Restarting: restarting})
+		return gobgp.New(gobgp.Options{Log: o.Log.With("part", "bgp"), Sink: burst.Watch(sink), Restarting: restarting, Console: console})
 	}
 	a, err := agent.New(ctx, o)
 	if err != nil {
