@@ -40,10 +40,11 @@ type learned struct {
 	table   routeTable
 	tunnels peerAdder
 	log     *slog.Logger
-	changed chan struct{} // the set of nodes changed; holds at most one
+	changed chan struct{} // the set of nodes changed, or all is learned; holds at most one
 	settled *time.Timer   // runs while there is something pending
 
 	mu      sync.Mutex
+	inSync  bool
 	encap   *encapsulation
 	peers   map[netip.Addr]bool        // that tunnels were told of
 	pending []batch                    // not yet in the fields below
@@ -175,7 +176,20 @@ func (l *learned) takePending() {
 }
 
 // InSync implements bgp.Sink.
-func (l *learned) InSync() { l.table.Synced(routes.ClassLearned) }
+func (l *learned) InSync() {
+	l.table.Synced(routes.ClassLearned)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.inSync = true
+	signal(l.changed)
+}
+
+// complete tells whether what is known is all there is to learn.
+func (l *learned) complete() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.inSync
+}
 
 // note keeps what is known and reports whether the set of nodes changed. The
 // lock is held.

@@ -134,7 +134,7 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	problems = append(problems, troubles...)
 	w.routeRemote(ctx, &d)
 	problems = append(problems, w.speak(ctx, d, blocks)...)
-	w.routeBlocks(blocks)
+	w.routeBlocks(blocks, aggregatesOf(&d, blocks))
 	if err := w.masquerade.Set(ctx, w.natRules(&d)); err != nil {
 		problems = append(problems, fmt.Errorf("masquerade: %w", err))
 	}
@@ -195,17 +195,35 @@ func (w *worker) speak(ctx context.Context, d desired, blocks []ipam.BlockUsage)
 	for _, b := range blocks {
 		c.Advertise = append(c.Advertise, b.CIDR)
 	}
+	// A node that does not know all others yet would draw their pods' packets to itself
+	// only to drop them.
+	if w.learned.complete() {
+		c.Aggregates = aggregatesOf(&d, blocks)
+	}
 	if err := w.speaker.Set(ctx, c); err != nil && ctx.Err() == nil {
 		problems = append(problems, fmt.Errorf("BGP: %w", err))
 	}
 	return problems
 }
 
+// aggregatesOf are the aggregates that the node may announce: those with a block
+// of its own inside.
+func aggregatesOf(d *desired, blocks []ipam.BlockUsage) []netip.Prefix {
+	var out []netip.Prefix
+	for _, a := range d.aggregates {
+		if slices.ContainsFunc(blocks, func(b ipam.BlockUsage) bool { return a.Bits() < b.CIDR.Bits() && a.Contains(b.CIDR.Addr()) }) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // routeBlocks gives each own block its blackhole route, so that packets to
-// addresses that no pod has don't leave by the default route. A block of one
-// address has none: it would stand in the way of its pod's own route.
-func (w *worker) routeBlocks(blocks []ipam.BlockUsage) {
-	want := make([]netip.Prefix, 0, len(blocks))
+// addresses that no pod has don't leave by the default route, and each aggregate,
+// so that those to blocks that no node has don't. A block of one address has none:
+// it would stand in the way of its pod's own route.
+func (w *worker) routeBlocks(blocks []ipam.BlockUsage, aggregates []netip.Prefix) {
+	want := append(make([]netip.Prefix, 0, len(aggregates)+len(blocks)), aggregates...)
 	for _, b := range blocks {
 		if !b.CIDR.IsSingleIP() {
 			want = append(want, b.CIDR)

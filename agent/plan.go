@@ -24,14 +24,15 @@ const (
 // desired is a plan in the terms of the packages that carry it out. It lacks
 // what the plan can't know: the node's blocks and the sessions' passwords.
 type desired struct {
-	addresses []netip.Addr
-	speaker   bgp.Config
-	passwords map[netip.Addr]v1alpha1.SecretKeyRef // by peer address
-	pools     []ipam.Pool
-	choices   []poolChoice
-	natted    []netip.Prefix // pools whose pods are masqueraded
-	ranges    []netip.Prefix // all pools
-	withheld  []bgp.Rule     // keep pools from routers outside the cluster
+	addresses  []netip.Addr
+	speaker    bgp.Config
+	passwords  map[netip.Addr]v1alpha1.SecretKeyRef // by peer address
+	pools      []ipam.Pool
+	choices    []poolChoice
+	natted     []netip.Prefix // pools whose pods are masqueraded
+	ranges     []netip.Prefix // all pools
+	withheld   []bgp.Rule     // keep pools from routers outside the cluster
+	aggregates []netip.Prefix // pools that are announced to them as a whole
 
 	tunnels       []v1alpha1.TunnelKind
 	encapsulated  []desiredEncapsulation // pools whose packets go through tunnels, by name
@@ -157,7 +158,13 @@ func (d *desired) advertise(a *v1alpha1.PoolAdvertisement, pool netip.Prefix) er
 	}
 	if a.Disabled {
 		all := bgp.Range{CIDR: pool, MinLength: pool.Bits(), MaxLength: pool.Addr().BitLen()}
+		if a.Aggregate {
+			all.MinLength = min(all.MinLength+1, all.MaxLength)
+		}
 		d.withheld = append(d.withheld, bgp.Rule{Match: bgp.Match{Ranges: []bgp.Range{all}, Source: bgp.SourceOwn}})
+	}
+	if a.Aggregate {
+		d.aggregates = append(d.aggregates, pool)
 	}
 	if len(a.Communities) > 0 || pref != nil {
 		d.speaker.Marks = append(d.speaker.Marks, bgp.Mark{CIDR: pool, Communities: a.Communities, LocalPref: pref})

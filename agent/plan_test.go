@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -184,6 +185,7 @@ draining: true
 pools:
 - {name: a, cidr: 172.25.0.0/16, blockSize: 26, encapsulation: None, advertise: {communities: ["64512:100"], localPref: 50}}
 - {name: b, cidr: 172.26.0.0/16, blockSize: 26, encapsulation: None, advertise: {disabled: true}}
+- {name: c, cidr: 172.27.0.0/16, blockSize: 26, encapsulation: None, advertise: {disabled: true, aggregate: true}}
 sessions:
 - name: n2
   kind: Node
@@ -226,11 +228,12 @@ func TestTranslateEveryOption(t *testing.T) {
 	}
 	addr, cidr := netip.MustParseAddr, netip.MustParsePrefix
 	withheld := bgp.Rule{Match: bgp.Match{Ranges: []bgp.Range{{CIDR: cidr("172.26.0.0/16"), MinLength: 16, MaxLength: 32}}, Source: bgp.SourceOwn}}
+	partly := bgp.Rule{Match: bgp.Match{Ranges: []bgp.Range{{CIDR: cidr("172.27.0.0/16"), MinLength: 17, MaxLength: 32}}, Source: bgp.SourceOwn}}
 	const hold, keepalive, retry = 90 * time.Second, 30 * time.Second, 5 * time.Second
 	want := bgp.Config{
 		ASN: 64512, RouterID: addr("10.211.55.101"), NextHops: []netip.Addr{addr("10.211.55.101")}, ListenPort: 179,
 		ValidateOrigin: true, Draining: true,
-		Blocks: []bgp.Range{{CIDR: cidr("172.25.0.0/16"), MinLength: 26, MaxLength: 26}, {CIDR: cidr("172.26.0.0/16"), MinLength: 26, MaxLength: 26}},
+		Blocks: []bgp.Range{{CIDR: cidr("172.25.0.0/16"), MinLength: 26, MaxLength: 26}, {CIDR: cidr("172.26.0.0/16"), MinLength: 26, MaxLength: 26}, {CIDR: cidr("172.27.0.0/16"), MinLength: 26, MaxLength: 26}},
 		Marks:  []bgp.Mark{{CIDR: cidr("172.25.0.0/16"), Communities: []string{"64512:100"}, LocalPref: new(uint32(50))}},
 		Peers: []bgp.Peer{
 			{
@@ -253,7 +256,7 @@ func TestTranslateEveryOption(t *testing.T) {
 					},
 				}},
 				Export: []bgp.Rule{
-					withheld,
+					withheld, partly,
 					{Match: bgp.Match{Source: bgp.SourceOwn}},
 					{Match: bgp.Match{Source: bgp.SourceLearned, PeerKind: new(bgp.PeerNode)}, Accept: true},
 					{Match: bgp.Match{PeerKind: new(bgp.PeerExternal)}, Accept: true},
@@ -262,12 +265,30 @@ func TestTranslateEveryOption(t *testing.T) {
 			{
 				Name: "tor2", Kind: bgp.PeerExternal, Address: addr("10.211.55.2"), Port: 179, ASN: 65001, Hold: hold, Keepalive: keepalive, ConnectRetry: retry,
 				GracefulRestart: 120 * time.Second, NextHop: bgp.NextHopSelf, RemovePrivateAS: bgp.PrivateASRemove, Families: bgp.IPv6,
-				Export: []bgp.Rule{withheld},
+				Export: []bgp.Rule{withheld, partly},
 			},
 		},
 	}
 	if diff := cmp.Diff(want, got.speaker, compareNetip()); diff != "" {
 		t.Errorf("speaker (-want +got):\n%s", diff)
+	}
+	if want := []netip.Prefix{cidr("172.27.0.0/16")}; !slices.Equal(got.aggregates, want) {
+		t.Errorf("aggregates %v, want %v", got.aggregates, want)
+	}
+}
+
+func TestAggregatesNeedABlockInside(t *testing.T) {
+	cidr := netip.MustParsePrefix
+	d := desired{aggregates: []netip.Prefix{cidr("172.25.0.0/16"), cidr("172.26.0.0/16"), cidr("172.27.0.64/26")}}
+	blocks := []ipam.BlockUsage{
+		{Block: ipam.Block{CIDR: cidr("172.26.1.0/26")}},
+		{Block: ipam.Block{CIDR: cidr("172.27.0.64/26")}}, // the pool is one block, which is announced anyway
+	}
+	if got, want := aggregatesOf(&d, blocks), []netip.Prefix{cidr("172.26.0.0/16")}; !slices.Equal(got, want) {
+		t.Errorf("aggregates %v, want %v", got, want)
+	}
+	if got := aggregatesOf(&d, nil); got != nil {
+		t.Errorf("aggregates %v of a node without blocks", got)
 	}
 }
 

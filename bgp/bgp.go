@@ -4,8 +4,9 @@
 // behavioural fake for tests is in bgp/bgptest.
 //
 // Invariants:
-//   - Only prefixes in Config.Advertise are ever sent to anyone, unless an export
-//     rule of an external peer accepts what was learned.
+//   - Only prefixes in Config.Advertise are ever sent to anyone, and to external
+//     peers those in Config.Aggregates, unless an export rule of an external peer
+//     accepts what was learned.
 //   - Of a node peer only blocks are taken: prefixes inside one of Config.Blocks
 //     and within its lengths. Of an external peer only what its import rules
 //     accept: without rules, nothing (RFC 8212).
@@ -49,6 +50,9 @@ type Config struct {
 	Blocks []Range
 	// Advertise are the prefixes announced to every peer: the node's own blocks.
 	Advertise []netip.Prefix
+	// Aggregates are prefixes announced to external peers only, beside Advertise: the
+	// ranges that blocks of all nodes are in.
+	Aggregates []netip.Prefix
 	// Marks are attributes that own prefixes are announced with.
 	Marks []Mark
 	// ValidateOrigin has a node peer's routes taken only for its own blocks, see

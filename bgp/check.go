@@ -31,7 +31,7 @@ func (c Config) Check() error {
 			return fmt.Errorf("next hops: %v and %v are of one family", other, a)
 		}
 	}
-	for _, p := range c.Advertise {
+	for _, p := range c.Originates() {
 		if err := checkPrefix(p); err != nil {
 			return fmt.Errorf("advertise: %w", err)
 		}

@@ -48,8 +48,8 @@ func (c Config) Accepts(peer Peer, a Announcement) bool {
 // it comes from peer whether it is taken, and how it looks then. A speaker may
 // put it into other words for its library, but must decide alike.
 //
-// What the node announces itself, and whatever is inside that, is never taken
-// from anyone: it would lead the node's own pods astray. Nor are Martians, and a
+// What the node announces itself, and whatever is inside its own blocks, is never
+// taken from anyone: it would lead the node's own pods astray. Nor are Martians, and a
 // default route only by a rule that names it.
 func (c Config) Importer(peer Peer) func(Announcement) (Announcement, bool) {
 	var (
@@ -58,7 +58,7 @@ func (c Config) Importer(peer Peer) func(Announcement) (Announcement, bool) {
 		martians = Martians()
 	)
 	return func(a Announcement) (Announcement, bool) {
-		if c.own(a.Prefix) || contains(martians, a.Prefix) {
+		if c.own(a.Prefix) || slices.Contains(c.Aggregates, a.Prefix) || contains(martians, a.Prefix) {
 			return a, false
 		}
 		leaving := slices.Contains(a.Communities, GracefulShutdown)
@@ -91,7 +91,7 @@ func (c Config) Exporter(peer Peer) func(Announcement) (Announcement, bool) {
 	asn := c.asnTowards(peer)
 	return func(a Announcement) (Announcement, bool) {
 		if peer.Kind == PeerNode {
-			return a, a.From == nil
+			return a, a.From == nil && slices.Contains(c.Advertise, a.Prefix)
 		}
 		for _, r := range rules {
 			if r.holds(a) && r.concerns(a) {
@@ -108,6 +108,9 @@ func (c Config) asnTowards(peer Peer) uint32 {
 	}
 	return c.ASN
 }
+
+// Originates are the prefixes that we announce of ourselves, to whomever.
+func (c Config) Originates() []netip.Prefix { return slices.Concat(c.Advertise, c.Aggregates) }
 
 // own reports whether p is announced by us or part of what is.
 func (c Config) own(p netip.Prefix) bool {

@@ -35,6 +35,7 @@ func TestChanges(t *testing.T) {
 			testEncapsulationChanges(t, l,
 				v1alpha1.EncapsulationVXLAN, v1alpha1.EncapsulationVXLANCrossSubnet, v1alpha1.EncapsulationNone)
 		}},
+		{"Advertisement", testAdvertisement},
 		{"SecondPool", testSecondPool},
 		{"Topology", testTopologyChanges},
 		{"MTU", testMTUFollows},

@@ -125,10 +125,10 @@ type BGPFilterRule struct {
 // RouteAttributes are changes to the attributes of a route.
 // +kubebuilder:validation:MinProperties=1
 type RouteAttributes struct {
-	// The local preference: the higher, the better. It is not sent to routers of
-	// another AS.
+	// The local preference: the higher, the better; 1 is the lowest that a rule can
+	// give. It is not sent to routers of another AS.
 	// +optional
-	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=4294967295
 	LocalPref *int64 `json:"localPref,omitempty"`
 	// The multi-exit discriminator: the lower, the better, among ways to one AS.

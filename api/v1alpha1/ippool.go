@@ -145,6 +145,10 @@ type PoolAdvertisement struct {
 	// them to each other all the same.
 	// +optional
 	Disabled bool `json:"disabled,omitempty"`
+	// Whether nodes that have blocks of the pool announce its cidr to routers outside
+	// the cluster, too. With disabled it is all that they announce of the pool there.
+	// +optional
+	Aggregate bool `json:"aggregate,omitempty"`
 	// Communities that the blocks are announced with: standard ones (RFC 1997) such
 	// as 64512:100, large ones (RFC 8092) such as 64512:1:2, names of the BGPConfig or
 	// well-known names such as no-export.

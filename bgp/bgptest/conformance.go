@@ -95,6 +95,7 @@ func cases(w World) []testCase {
 		{"applies policy without resets", testPolicyChange},
 		{"takes of nodes only what is theirs", testOrigins},
 		{"announces what export rules say", testExport},
+		{"announces aggregates outside only", testAggregates},
 		{"resets only the peer that changed", testPeerChange},
 		{"keeps routes of a restarting peer", testRestart},
 		{"drops routes of a peer that stays away", testStaysAway},

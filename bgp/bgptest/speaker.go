@@ -208,7 +208,7 @@ func (s *Speaker) Stop(_ context.Context, mode bgp.StopMode) error {
 func (s *Speaker) announced(peer bgp.Peer, st *session) map[netip.Prefix]netip.Addr {
 	out := make(map[netip.Prefix]netip.Addr)
 	export := s.config.Exporter(peer)
-	for _, p := range s.config.Advertise {
+	for _, p := range s.config.Originates() {
 		if _, ok := export(s.config.Originated(p)); ok && st.carried.Has(bgp.FamilyOf(p.Addr())) {
 			out[p] = s.hop(peer.Address, p)
 		}
@@ -357,7 +357,7 @@ func (s *Speaker) Dump() string {
 	defer s.mu.Unlock()
 	var b strings.Builder
 	fmt.Fprintf(&b, "as %d, router id %v\n", s.config.ASN, s.config.RouterID)
-	for _, p := range s.config.Advertise {
+	for _, p := range s.config.Originates() {
 		fmt.Fprintf(&b, "announce %v\n", p)
 	}
 	peers := make([]bgp.Peer, 0, len(s.peers))

@@ -67,8 +67,9 @@ func (s *Speaker) apply(ctx context.Context, c bgp.Config) error {
 // prefixChanges compares what is announced with what is to be. A prefix with
 // another next hop or other attributes counts as added.
 func (s *Speaker) prefixChanges(c bgp.Config) (added, withdrawn []own) {
-	want := make(map[netip.Prefix]bool, len(c.Advertise))
-	for _, p := range c.Advertise {
+	originates := c.Originates()
+	want := make(map[netip.Prefix]bool, len(originates))
+	for _, p := range originates {
 		o := ownOf(c, p)
 		if !want[p] && s.applied.advertise[p] != o {
 			added = append(added, o)

@@ -28,10 +28,12 @@ const (
 // where one that is taken without origin validation costs 12 µs, see
 // BenchmarkOriginValidation.
 type policy struct {
-	own    []netip.Prefix // sorted
-	blocks []bgp.Range
-	nodes  []netip.Addr // sorted; without origin validation
-	owners []owner      // sorted; with
+	own []netip.Prefix // sorted
+	// aggregates are of our own, too, but only for external peers.
+	aggregates []netip.Prefix // sorted
+	blocks     []bgp.Range
+	nodes      []netip.Addr // sorted; without origin validation
+	owners     []owner      // sorted; with
 	// validate tells that there is origin validation.
 	validate bool
 	groups   []ruleGroup
@@ -65,6 +67,13 @@ func newPolicy(c bgp.Config) *policy {
 	}
 	slices.SortFunc(p.own, netip.Prefix.Compare)
 	p.own = slices.Compact(p.own)
+	for _, a := range c.Aggregates {
+		if !slices.Contains(p.own, a) {
+			p.aggregates = append(p.aggregates, a)
+		}
+	}
+	slices.SortFunc(p.aggregates, netip.Prefix.Compare)
+	p.aggregates = slices.Compact(p.aggregates)
 	peers := slices.Clone(c.Peers)
 	slices.SortFunc(peers, func(a, b bgp.Peer) int { return a.Address.Compare(b.Address) })
 	if len(c.NextHops) > 0 {
@@ -131,6 +140,14 @@ func exactly(p netip.Prefix) bgp.Range {
 	return bgp.Range{CIDR: p, MinLength: p.Bits(), MaxLength: p.Bits()}
 }
 
+func exactlyAll(prefixes []netip.Prefix) []bgp.Range {
+	out := make([]bgp.Range, len(prefixes))
+	for i, p := range prefixes {
+		out[i] = exactly(p)
+	}
+	return out
+}
+
 // sameRules reports whether rules are the same, in the same order.
 func sameRules(a, b []bgp.Rule) bool {
 	return slices.EqualFunc(a, b, func(x, y bgp.Rule) bool { return reflect.DeepEqual(x, y) })
@@ -149,6 +166,7 @@ func (p *policy) imports(d *document) {
 	for _, o := range p.own {
 		inside = append(inside, bgp.Range{CIDR: o, MinLength: o.Bits(), MaxLength: o.Addr().BitLen()})
 	}
+	inside = append(inside, exactlyAll(p.aggregates)...)
 	// What we originate goes through the import policy as well.
 	d.add(importPolicy, "originated", match{anyone: true, anyPrefix: true, local: true}, accept())
 	d.add(importPolicy, "own", match{anyone: true, ranges: inside}, reject())

@@ -29,9 +29,13 @@ type exportWay struct {
 // exported adds the export statements: first all that concern own prefixes, and
 // after them, where only learned routes are left, those of learned ones.
 func (p *policy) exported(d *document) {
-	own := make([]bgp.Range, 0, len(p.own))
-	for _, o := range p.own {
-		own = append(own, exactly(o))
+	own := exactlyAll(slices.Concat(p.own, p.aggregates))
+	nodes := slices.Clone(p.nodes)
+	for _, o := range p.owners {
+		nodes = append(nodes, o.peer)
+	}
+	if len(p.aggregates) > 0 {
+		d.add(exportPolicy, "aggregates", match{peers: nodes, ranges: exactlyAll(p.aggregates), local: true}, reject())
 	}
 	for i, g := range p.exports {
 		p.exportRules(d, fmt.Sprint("own-", i), g, true)
