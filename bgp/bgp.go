@@ -6,7 +6,7 @@
 // Invariants:
 //   - Only prefixes in Config.Advertise are ever sent to anyone, and to external
 //     peers those in Config.Aggregates, unless an export rule of an external peer
-//     accepts what was learned.
+//     accepts what was learned, or a reflector passes on nodes' blocks to nodes.
 //   - Of a node peer only blocks are taken: prefixes inside one of Config.Blocks
 //     and within its lengths. Of an external peer only what its import rules
 //     accept: without rules, nothing (RFC 8212).
@@ -56,8 +56,12 @@ type Config struct {
 	// Marks are attributes that own prefixes are announced with.
 	Marks []Mark
 	// ValidateOrigin has a node peer's routes taken only for its own blocks, see
-	// Peer.Owned.
+	// Peer.Owned. Reflectors are trusted: they have done so themselves.
 	ValidateOrigin bool
+	// Reflector has the speaker pass on what nodes announce: to node peers that are
+	// clients all of it, to those that are reflectors what comes from other nodes than
+	// these (RFC 4456). Turning it on and off resets no session.
+	Reflector bool
 	// Draining has all own prefixes announced with the community GRACEFUL_SHUTDOWN
 	// and local preference 0 (RFC 8326, section 4), so that others prefer other ways
 	// before these go.
@@ -172,10 +176,26 @@ type Peer struct {
 	// Export are the rules for routes to be announced to an external peer: of what
 	// none matches, own prefixes are announced, others not.
 	Export []Rule
+	// Reflection is the part of a node peer in route reflection.
+	Reflection Reflection
 	// MaxPrefixes ends the session when the peer sends more; zero: no limit. At
 	// WarnPrefixes and more it is said in Session.Warning; zero: never.
 	MaxPrefixes, WarnPrefixes int
 }
+
+// Reflection is the part of a node peer in route reflection (RFC 4456).
+type Reflection int
+
+// The parts.
+const (
+	// ReflectionNone is a node that speaks for itself only.
+	ReflectionNone Reflection = iota
+	// ReflectionClient is a node that Config.Reflector has us tell of the others.
+	ReflectionClient
+	// ReflectionServer is a reflector: it may announce every node's blocks, as it
+	// looked at their origin itself.
+	ReflectionServer
+)
 
 // NextHopMode says with which next hop routes are announced to a peer.
 type NextHopMode int

@@ -19,6 +19,7 @@ const ASPathBoundary = "(^|[,{}() ]|$)"
 type Announcement struct {
 	Prefix      netip.Prefix
 	From        *PeerKind // of which kind the peer is that it was learned from; nil: it is our own
+	Reflected   bool      // that peer is a reflector
 	Communities []string  // standard and large, as in Match.Communities
 	ASPath      string    // numbers with a space between, the nearest AS first
 	LocalPref   *uint32   // nil: none

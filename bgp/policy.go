@@ -91,7 +91,10 @@ func (c Config) Exporter(peer Peer) func(Announcement) (Announcement, bool) {
 	asn := c.asnTowards(peer)
 	return func(a Announcement) (Announcement, bool) {
 		if peer.Kind == PeerNode {
-			return a, a.From == nil && slices.Contains(c.Advertise, a.Prefix)
+			if a.From == nil {
+				return a, slices.Contains(c.Advertise, a.Prefix)
+			}
+			return a, c.Reflector && *a.From == PeerNode && (peer.Reflection == ReflectionClient || peer.Reflection == ReflectionServer && !a.Reflected)
 		}
 		for _, r := range rules {
 			if r.holds(a) && r.concerns(a) {
@@ -121,7 +124,8 @@ func (c Config) own(p netip.Prefix) bool {
 
 // ownedBy reports whether p may come from a node peer.
 func (c Config) ownedBy(peer Peer, p netip.Prefix) bool {
-	return contains(c.Blocks, p) && (!c.ValidateOrigin || slices.Contains(peer.Owned, p))
+	return contains(c.Blocks, p) &&
+		(!c.ValidateOrigin || peer.Reflection == ReflectionServer || slices.Contains(peer.Owned, p))
 }
 
 // NextHopFits reports whether a route to p may lead to hop: an address of the

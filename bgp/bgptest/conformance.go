@@ -96,6 +96,7 @@ func cases(w World) []testCase {
 		{"takes of nodes only what is theirs", testOrigins},
 		{"announces what export rules say", testExport},
 		{"announces aggregates outside only", testAggregates},
+		{"reflects routes of nodes to nodes", testReflection},
 		{"resets only the peer that changed", testPeerChange},
 		{"keeps routes of a restarting peer", testRestart},
 		{"drops routes of a peer that stays away", testStaysAway},

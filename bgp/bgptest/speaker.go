@@ -133,6 +133,7 @@ func (s *Speaker) Set(_ context.Context, c bgp.Config) error {
 
 func sameSession(a, b bgp.Peer) bool {
 	a.Name, a.Kind, a.Import, a.Export, a.Owned = b.Name, b.Kind, b.Import, b.Export, b.Owned
+	a.Reflection = b.Reflection
 	a.NextHop, a.MaxPrefixes, a.WarnPrefixes, a.Families = b.NextHop, b.MaxPrefixes, b.WarnPrefixes, b.Families
 	return reflect.DeepEqual(a, b)
 }
@@ -174,7 +175,7 @@ func (s *Speaker) Sessions(context.Context) ([]bgp.Session, error) {
 			for prefix, path := range st.routes {
 				if s.takes(p, prefix, path) {
 					one.Accepted++
-				} else if p.Kind == bgp.PeerNode && !s.config.Accepts(p, path.announcement(p, prefix)) {
+				} else if p.Kind == bgp.PeerNode && p.Reflection != bgp.ReflectionServer && !s.config.Accepts(p, path.announcement(p, prefix)) {
 					one.Refused = append(one.Refused, prefix)
 				}
 			}
@@ -219,8 +220,10 @@ func (s *Speaker) announced(peer bgp.Peer, st *session) map[netip.Prefix]netip.A
 		from := s.peers[source]
 		learned := s.state[source].routes[p]
 		a := learned.announcement(from, p)
-		a.From = bgp.Origin(from.Kind)
-		loop := from.Address == peer.Address || from.ASN == peer.ASN // it is in the path, or both are of our AS
+		a.From, a.Reflected = bgp.Origin(from.Kind), from.Reflection == bgp.ReflectionServer
+		between := from.Kind == bgp.PeerNode && peer.Kind == bgp.PeerNode
+		// The peer's AS is in the path, or both are of our AS and we don't reflect between them.
+		loop := from.Address == peer.Address || from.ASN == peer.ASN && !between
 		if _, ok := export(a); !ok || loop || !st.carried.Has(bgp.FamilyOf(p.Addr())) {
 			continue
 		}
@@ -309,13 +312,23 @@ func (s *Speaker) news() (changed []bgp.Route, gone []netip.Prefix) {
 	return changed, gone
 }
 
-// best chooses: the shortest AS path, then paths from outside the AS; what is
-// equal then is shared (RFC 4271, section 9.1.2.2, a to d). Of the equals, the
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+// best chooses: the shortest AS path, then, where we reflect, paths that no other
+// reflector passed on, then paths from outside the AS; what is equal then is shared (RFC 4271, section 9.1.2.2, a to d). Of the equals, the
 // peer with the lowest address is the source whose route is sent on.
 func (s *Speaker) best() (map[netip.Prefix]bgp.Route, map[netip.Prefix]netip.Addr) {
 	type rank struct {
-		length   int
-		internal bool
+		length              int
+		internal, reflected bool
 	}
 	ranks := make(map[netip.Prefix]rank)
 	best := make(map[netip.Prefix]bgp.Route)
@@ -326,9 +339,10 @@ func (s *Speaker) best() (map[netip.Prefix]bgp.Route, map[netip.Prefix]netip.Add
 			if !s.takes(peer, prefix, p) {
 				continue
 			}
-			mine := rank{p.length, peer.ASN == s.config.ASN}
+			mine := rank{p.length, peer.ASN == s.config.ASN, s.config.Reflector && peer.Reflection == bgp.ReflectionServer}
 			theirs, taken := ranks[prefix]
-			worse := taken && (mine.length > theirs.length || mine.length == theirs.length && mine.internal && !theirs.internal)
+			worse := taken && cmp.Or(cmp.Compare(mine.length, theirs.length), compareBool(mine.reflected, theirs.reflected),
+				compareBool(mine.internal, theirs.internal)) > 0
 			if worse {
 				continue
 			}

@@ -128,10 +128,15 @@ func (s *Speaker) markForEvaluation(p *policy, want map[netip.Addr]bgp.Peer, add
 		case everyone, peer.Kind != was.Kind,
 			peer.Kind == bgp.PeerNode && blocks,
 			peer.Kind == bgp.PeerNode && p.validate && !slices.Equal(peer.Owned, was.Owned),
+			peer.Kind == bgp.PeerNode && p.validate && peer.Reflection != was.Reflection,
+			peer.Kind == bgp.PeerNode && old.marksReflected(was) != p.marksReflected(peer),
 			peer.Kind == bgp.PeerExternal && !sameRules(peer.Import, was.Import):
 			mark.in = true
 		}
 		rules, former := exportRulesOf(peer), exportRulesOf(was)
+		if peer.Kind == bgp.PeerNode && (old.reflects || p.reflects) && (old.reflects != p.reflects || peer.Reflection != was.Reflection) {
+			mark.out = true
+		}
 		if !sameRules(rules, former) || len(rules) > 0 && (peer.NextHop != was.NextHop || !sameWay(old, p)) {
 			mark.out = true
 		}
@@ -232,7 +237,7 @@ func (s *Speaker) evaluateAnew(ctx context.Context) error {
 // sameSession reports whether two peers differ in nothing that a session must
 // be reset for. It needs no reset
 //   - for names and kinds, which are ours only,
-//   - for policy: rules, owned blocks, the next-hop mode,
+//   - for policy: rules, owned blocks, the next-hop mode, the part in route reflection,
 //   - for the limits of prefixes, which are watched from outside the session,
 //   - for the wanted families as such: the caller compares what the session carries.
 //
@@ -245,7 +250,7 @@ func (s *Speaker) evaluateAnew(ctx context.Context) error {
 func sameSession(a, b bgp.Peer) bool {
 	for _, p := range []*bgp.Peer{&a, &b} {
 		p.Name, p.Kind = "", 0
-		p.Import, p.Export, p.Owned, p.NextHop = nil, nil, nil, 0
+		p.Import, p.Export, p.Owned, p.NextHop, p.Reflection = nil, nil, nil, 0, 0
 		p.MaxPrefixes, p.WarnPrefixes = 0, 0
 		p.Families = 0
 	}

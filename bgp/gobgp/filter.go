@@ -31,13 +31,13 @@ type match struct {
 	peers     []netip.Addr // that a route comes from, or is to be sent to
 	anyPrefix bool
 	ranges    []bgp.Range
-	families  bgp.Families  // zero: all
-	local     bool          // only our own
-	origin    *bgp.PeerKind // of which kind the peer is that it comes from, see originOf
-	standard  []string      // expressions, each for some standard community
-	large     []string      // the same for large ones
-	either    string        // the same for one of any kind; empty: none
-	asPath    string        // an expression; empty: any
+	families  bgp.Families // zero: all
+	local     bool         // only our own
+	origin    string       // a mark of where it comes from, see originOf; empty: any
+	standard  []string     // expressions, each for some standard community
+	large     []string     // the same for large ones
+	either    string       // the same for one of any kind; empty: none
+	asPath    string       // an expression; empty: any
 }
 
 // matchOf translates what a rule says of the route itself.
@@ -76,6 +76,14 @@ func originOf(k bgp.PeerKind) string {
 		return "65535:1735354487"
 	}
 	return "65535:1735354488"
+}
+
+// originReflected marks, beside originOf, what comes from a reflector.
+const originReflected = "65535:1735354489"
+
+// origins are all such marks.
+func origins() []string {
+	return []string{originOf(bgp.PeerNode), originOf(bgp.PeerExternal), originReflected}
 }
 
 func add(origin string) *api.CommunityAction {
@@ -172,8 +180,8 @@ func (d *document) add(policy, name string, m match, steps ...*api.Actions) {
 		if m.local {
 			c.RouteType = api.Conditions_ROUTE_TYPE_LOCAL
 		}
-		if m.origin != nil {
-			c.ExtCommunitySet = d.set(api.DefinedType_DEFINED_TYPE_EXT_COMMUNITY, name+"-origin", "soo:"+exact(originOf(*m.origin)))
+		if m.origin != "" {
+			c.ExtCommunitySet = d.set(api.DefinedType_DEFINED_TYPE_EXT_COMMUNITY, name+"-origin", "soo:"+exact(m.origin))
 		}
 		if m.asPath != "" {
 			c.AsPathSet = d.set(api.DefinedType_DEFINED_TYPE_AS_PATH, name+"-path", m.asPath)

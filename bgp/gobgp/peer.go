@@ -46,6 +46,13 @@ func apiPeer(c bgp.Config, p bgp.Peer, restarting bool) *api.Peer {
 		},
 	}
 	setTTL(peer, p)
+	if p.Kind == bgp.PeerNode {
+		// GoBGP can't make a peer a client, or let it be none any more, while its session
+		// stays. So all nodes are, and the export policy alone decides who is told of
+		// whom: without a reflector only that a node's own prefixes bear its own
+		// identifier as that of their originator comes of it.
+		peer.RouteReflector = &api.RouteReflector{RouteReflectorClient: true}
+	}
 	gr := p.GracefulRestart > 0
 	if gr {
 		peer.GracefulRestart = &api.GracefulRestart{

@@ -32,7 +32,7 @@ type policy struct {
 	// aggregates are of our own, too, but only for external peers.
 	aggregates []netip.Prefix // sorted
 	blocks     []bgp.Range
-	nodes      []netip.Addr // sorted; without origin validation
+	nodes      []netip.Addr // sorted; those that may announce any block
 	owners     []owner      // sorted; with
 	// validate tells that there is origin validation.
 	validate bool
@@ -45,6 +45,10 @@ type policy struct {
 	// origins tells that rules ask of which kind the peer is that a route comes
 	// from, see originOf.
 	origins bool
+	// reflects tells that we are a reflector; clients and servers, sorted, are the
+	// node peers of these parts then.
+	reflects         bool
+	clients, servers []netip.Addr
 }
 
 // owner is a node peer with the blocks that it may announce.
@@ -63,6 +67,7 @@ type ruleGroup struct {
 func newPolicy(c bgp.Config) *policy {
 	p := &policy{
 		own: slices.Clone(c.Advertise), blocks: slices.Clone(c.Blocks), validate: c.ValidateOrigin,
+		reflects: c.Reflector, origins: c.Reflector,
 		hops: make(map[bgp.Families]netip.Addr),
 	}
 	slices.SortFunc(p.own, netip.Prefix.Compare)
@@ -88,15 +93,28 @@ func newPolicy(c bgp.Config) *policy {
 			p.sessions[f] = append(p.sessions[f], peer.Address)
 		}
 		switch {
-		case peer.Kind == bgp.PeerNode && c.ValidateOrigin:
-			p.owners = append(p.owners, ownerOf(c, peer))
 		case peer.Kind == bgp.PeerNode:
-			p.nodes = append(p.nodes, peer.Address)
+			p.addNode(c, peer)
 		default:
 			p.addExternal(c, peer)
 		}
 	}
 	return p
+}
+
+func (p *policy) addNode(c bgp.Config, peer bgp.Peer) {
+	if c.ValidateOrigin && peer.Reflection != bgp.ReflectionServer {
+		p.owners = append(p.owners, ownerOf(c, peer))
+	} else {
+		p.nodes = append(p.nodes, peer.Address)
+	}
+	switch {
+	case !c.Reflector || peer.Reflection == bgp.ReflectionNone:
+	case peer.Reflection == bgp.ReflectionClient:
+		p.clients = append(p.clients, peer.Address)
+	default:
+		p.servers = append(p.servers, peer.Address)
+	}
 }
 
 func (p *policy) addExternal(c bgp.Config, peer bgp.Peer) {
@@ -116,12 +134,19 @@ func (p *policy) addExternal(c bgp.Config, peer bgp.Peer) {
 	}
 	p.origins = p.origins || slices.ContainsFunc(peer.Export, func(r bgp.Rule) bool { return r.PeerKind != nil })
 	way := exportWay{family: bgp.FamilyOf(peer.Address), internal: peer.ASN == asn, asn: asn, nextHop: peer.NextHop}
+	p.origins = p.origins || way.internal
 	i = slices.IndexFunc(p.exports, func(g exportGroup) bool { return g.way == way && sameRules(g.rules, peer.Export) })
 	if i < 0 {
 		i = len(p.exports)
 		p.exports = append(p.exports, exportGroup{way: way, rules: slices.Clone(peer.Export)})
 	}
 	p.exports[i].peers = append(p.exports[i].peers, peer.Address)
+}
+
+// marksReflected tells whether routes of a node peer are marked as those of a
+// reflector.
+func (p *policy) marksReflected(peer bgp.Peer) bool {
+	return p.reflects && peer.Reflection == bgp.ReflectionServer
 }
 
 // ownerOf finds what a node peer may announce: its blocks that are blocks at all.
@@ -173,9 +198,9 @@ func (p *policy) imports(d *document) {
 	d.add(importPolicy, "martians", match{anyone: true, ranges: bgp.Martians()}, reject())
 	if p.origins {
 		// Nobody else may say where a route comes from.
-		for _, kind := range []bgp.PeerKind{bgp.PeerNode, bgp.PeerExternal} {
-			d.add(importPolicy, fmt.Sprint("foreign-origin-", kind), match{anyone: true, anyPrefix: true, origin: bgp.Origin(kind)},
-				&api.Actions{ExtCommunity: remove(originOf(kind))})
+		for i, o := range origins() {
+			d.add(importPolicy, fmt.Sprint("foreign-origin-", i), match{anyone: true, anyPrefix: true, origin: o},
+				&api.Actions{ExtCommunity: remove(o)})
 		}
 	}
 	d.add(importPolicy, "leaving", match{anyone: true, anyPrefix: true, standard: []string{exact(bgp.GracefulShutdown)}},
@@ -186,6 +211,12 @@ func (p *policy) imports(d *document) {
 	taken := accept()
 	if p.origins {
 		taken.ExtCommunity = add(originOf(bgp.PeerNode))
+		// GoBGP does not compare the lengths of cluster lists (RFC 4456, section 9). Two
+		// reflectors that each prefer what the other passes on would take their own routes
+		// back from each other, and so on without end: the direct way must be the better.
+		d.add(importPolicy, "reflected", match{peers: p.servers, ranges: p.blocks}, &api.Actions{
+			ExtCommunity: add(originReflected), Med: &api.MedAction{Type: api.MedAction_TYPE_REPLACE, Value: 1},
+		})
 	}
 	d.add(importPolicy, "node", match{peers: p.nodes, ranges: p.blocks}, taken)
 	for i, o := range p.owners {

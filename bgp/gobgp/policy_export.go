@@ -49,19 +49,40 @@ func (p *policy) exported(d *document) {
 	}
 	d.add(exportPolicy, "export-own", match{anyone: true, ranges: own, local: true}, accept())
 	d.add(exportPolicy, "not-own", match{anyone: true, anyPrefix: true, local: true}, reject())
+	p.reflect(d)
 	for i, g := range p.exports {
 		p.exportRules(d, fmt.Sprint("learned-", i), g, false)
 	}
 }
 
+// reflect adds what a reflector passes on: to clients what nodes announced, to
+// other reflectors what did not come from one of them. Next hops stay.
+func (p *policy) reflect(d *document) {
+	if !p.reflects {
+		return
+	}
+	passOn := accept()
+	passOn.ExtCommunity = remove(origins()...)
+	node := originOf(bgp.PeerNode)
+	d.add(exportPolicy, "reflected", match{peers: p.servers, anyPrefix: true, origin: originReflected}, reject())
+	d.add(exportPolicy, "reflect", match{peers: slices.Concat(p.clients, p.servers), anyPrefix: true, origin: node}, passOn)
+}
+
 // exportRules adds what the rules of a group say of own or of learned routes.
 func (p *policy) exportRules(d *document, name string, g exportGroup, own bool) {
+	if g.way.internal && !own {
+		// GoBGP would tell routers of our AS of nodes, as if we reflected (see apiPeer).
+		d.add(exportPolicy, name+"-nodes", match{peers: g.peers, anyPrefix: true, origin: originOf(bgp.PeerNode)}, reject())
+	}
 	for j, r := range g.rules {
 		if own && (r.Source == bgp.SourceLearned || r.PeerKind != nil) || !own && r.Source == bgp.SourceOwn {
 			continue
 		}
 		m := matchOf(r.Match)
-		m.peers, m.local, m.origin = g.peers, own, r.PeerKind
+		m.peers, m.local = g.peers, own
+		if r.PeerKind != nil {
+			m.origin = originOf(*r.PeerKind)
+		}
 		if !g.way.internal && m.asPath != "" {
 			m.asPath = behind(g.way.asn, m.asPath)
 		}
@@ -79,7 +100,7 @@ func (p *policy) exportRules(d *document, name string, g exportGroup, own bool) 
 			last := steps[len(steps)-1]
 			last.Nexthop = hop
 			if p.origins && !own {
-				last.ExtCommunity = remove(originOf(bgp.PeerNode), originOf(bgp.PeerExternal))
+				last.ExtCommunity = remove(origins()...)
 			}
 			m.families = f
 			d.add(exportPolicy, statement, m, steps...)

@@ -19,7 +19,7 @@ const mostRefused = 8
 // those prefixes, sorted, and how many there are. It walks over all routes that
 // the peer has sent.
 func (s *server) refused(peer bgp.Peer, families bgp.Families, c bgp.Config) ([]netip.Prefix, int) {
-	if peer.Kind != bgp.PeerNode {
+	if peer.Kind != bgp.PeerNode || peer.Reflection == bgp.ReflectionServer {
 		return nil, 0
 	}
 	var all []netip.Prefix

@@ -32,8 +32,13 @@ func (s *Speaker) Sessions(ctx context.Context) ([]bgp.Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the BGP sessions: %w", err)
 	}
+	reflected := s.learned.reflected(s.config)
 	for addr, peer := range s.applied.peers {
-		sessions = append(sessions, s.session(peer, states[addr]))
+		one := s.session(peer, states[addr])
+		if one.State == bgp.StateEstablished {
+			one.Advertised += reflected(peer)
+		}
+		sessions = append(sessions, one)
 	}
 	slices.SortFunc(sessions, func(a, b bgp.Session) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), a.Address.Compare(b.Address))
