@@ -85,6 +85,7 @@ func translate(spec *v1alpha1.NodeNetworkSpec) (desired, []error) {
 
 		ValidateOrigin: spec.ValidateOrigin,
 		Draining:       spec.Draining,
+		Reflector:      spec.Reflector,
 	}
 	problems = append(problems, d.setNetwork(spec)...)
 	for i := range spec.Pools {

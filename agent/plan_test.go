@@ -181,6 +181,7 @@ asn: 64512
 routerID: 10.211.55.101
 listenPort: 179
 validateOrigin: true
+reflector: true
 draining: true
 pools:
 - {name: a, cidr: 172.25.0.0/16, blockSize: 26, encapsulation: None, advertise: {communities: ["64512:100"], localPref: 50}}
@@ -193,7 +194,9 @@ sessions:
   peerPort: 179
   peerASN: 64512
   blocks: [172.25.0.64/26, 172.25.3.0/26]
+  reflection: Client
   gracefulRestart: {disabled: true, longLivedSeconds: 60}
+- {name: n3, kind: Node, peerAddress: 10.211.55.117, peerPort: 179, peerASN: 64512, reflection: Server}
 - name: tor1
   kind: External
   peerAddress: 10.211.55.1
@@ -232,13 +235,17 @@ func TestTranslateEveryOption(t *testing.T) {
 	const hold, keepalive, retry = 90 * time.Second, 30 * time.Second, 5 * time.Second
 	want := bgp.Config{
 		ASN: 64512, RouterID: addr("10.211.55.101"), NextHops: []netip.Addr{addr("10.211.55.101")}, ListenPort: 179,
-		ValidateOrigin: true, Draining: true,
+		ValidateOrigin: true, Draining: true, Reflector: true,
 		Blocks: []bgp.Range{{CIDR: cidr("172.25.0.0/16"), MinLength: 26, MaxLength: 26}, {CIDR: cidr("172.26.0.0/16"), MinLength: 26, MaxLength: 26}, {CIDR: cidr("172.27.0.0/16"), MinLength: 26, MaxLength: 26}},
 		Marks:  []bgp.Mark{{CIDR: cidr("172.25.0.0/16"), Communities: []string{"64512:100"}, LocalPref: new(uint32(50))}},
 		Peers: []bgp.Peer{
 			{
 				Name: "n2", Kind: bgp.PeerNode, Address: addr("10.211.55.116"), Port: 179, ASN: 64512, Hold: hold, Keepalive: keepalive, ConnectRetry: retry,
-				Owned: []netip.Prefix{cidr("172.25.0.64/26"), cidr("172.25.3.0/26")},
+				Owned: []netip.Prefix{cidr("172.25.0.64/26"), cidr("172.25.3.0/26")}, Reflection: bgp.ReflectionClient,
+			},
+			{
+				Name: "n3", Kind: bgp.PeerNode, Address: addr("10.211.55.117"), Port: 179, ASN: 64512, Hold: hold, Keepalive: keepalive, ConnectRetry: retry,
+				GracefulRestart: 120 * time.Second, Reflection: bgp.ReflectionServer,
 			},
 			{
 				Name: "tor1", Kind: bgp.PeerExternal, Address: addr("10.211.55.1"), Port: 179, ASN: 65001, LocalASN: 65010,

@@ -73,6 +73,15 @@ func setRoutes(peer *bgp.Peer, s *v1alpha1.PlannedSession) error {
 		return fmt.Errorf("local AS number: %w", err)
 	}
 	peer.LocalASN = *local
+	switch s.Reflection {
+	case "":
+	case v1alpha1.ReflectionClient:
+		peer.Reflection = bgp.ReflectionClient
+	case v1alpha1.ReflectionServer:
+		peer.Reflection = bgp.ReflectionServer
+	default:
+		return fmt.Errorf("reflection: %q is no part that is known", s.Reflection)
+	}
 	for _, f := range s.Families {
 		switch f {
 		case v1alpha1.FamilyIPv4:

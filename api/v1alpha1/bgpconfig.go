@@ -12,13 +12,19 @@ const BGPConfigName = "default"
 const DefaultASN = 64512
 
 // Topology says which BGP sessions the nodes have with each other.
-// +kubebuilder:validation:Enum=Mesh;None
+// +kubebuilder:validation:Enum=Mesh;RouteReflectors;Auto;None
 type Topology string
 
 // The topologies.
 const (
 	// TopologyMesh gives each node a session with every other node.
 	TopologyMesh Topology = "Mesh"
+	// TopologyRouteReflectors gives each node sessions with some of the nodes that
+	// routeReflectors selects, which pass on what they learn (RFC 4456).
+	TopologyRouteReflectors Topology = "RouteReflectors"
+	// TopologyAuto is Mesh in a small cluster, and in a large one RouteReflectors with
+	// nodes that the controller chooses.
+	TopologyAuto Topology = "Auto"
 	// TopologyNone gives the nodes no sessions with each other: they learn of each
 	// other's blocks from the API. Sessions with BGPPeers stay.
 	TopologyNone Topology = "None"
@@ -44,6 +50,8 @@ type BGPConfig struct {
 }
 
 // BGPConfigSpec holds the settings of the nodes' BGP speakers.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.topology) || self.topology != 'RouteReflectors' || (has(self.routeReflectors) && has(self.routeReflectors.nodeSelector))",fieldPath=".routeReflectors",message="topology RouteReflectors needs routeReflectors.nodeSelector: the nodes that are to be the reflectors; with Auto the controller chooses them"
 type BGPConfigSpec struct {
 	// The AS number of the nodes (RFC 6793): 1 to 4294967294, but not 23456
 	// (AS_TRANS) or 65535 (reserved).
@@ -55,12 +63,20 @@ type BGPConfigSpec struct {
 	ASNumber int64 `json:"asNumber,omitempty"`
 
 	// Which sessions the nodes have with each other: Mesh gives each node one with
-	// every other; with None they have none and learn of each other's blocks from
+	// every other. RouteReflectors gives each node sessions with a few of the nodes
+	// that routeReflectors.nodeSelector matches, which pass on what they learn (RFC
+	// 4456). Auto is Mesh up to routeReflectors.meshLimit nodes, and beyond it
+	// RouteReflectors with nodes that the controller chooses, spread over zones and
+	// racks. With None they have none and learn of each other's blocks from
 	// the API, for networks where BGP between nodes is not allowed. It can be
 	// changed at any time: the old ways go when the new ones are there.
 	// +optional
 	// +kubebuilder:default=Mesh
 	Topology Topology `json:"topology,omitempty"`
+
+	// The route reflectors of the topologies RouteReflectors and Auto.
+	// +optional
+	RouteReflectors *RouteReflectors `json:"routeReflectors,omitempty"`
 
 	// The TCP port on which the nodes' speakers listen and reach each other.
 	// +optional
@@ -86,6 +102,25 @@ type BGPConfigSpec struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=256
 	Communities []BGPCommunity `json:"communities,omitempty"`
+}
+
+// RouteReflectors says which nodes are route reflectors, and for how many each is.
+type RouteReflectors struct {
+	// The nodes that are reflectors, or with Auto those that may be: all when not
+	// given.
+	// +optional
+	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+	// How many reflectors each node has sessions with, as far as there are as many: 3
+	// when not given.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=8
+	Redundancy *int32 `json:"redundancy,omitempty"`
+	// Up to how many nodes Auto is a mesh: 100 when not given.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000
+	MeshLimit *int32 `json:"meshLimit,omitempty"`
 }
 
 // BGPCommunity gives a name to a community.

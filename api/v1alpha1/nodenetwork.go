@@ -54,6 +54,10 @@ type NodeNetworkSpec struct {
 	// sessions here name.
 	// +optional
 	ValidateOrigin bool `json:"validateOrigin,omitempty"`
+	// Whether the node is a route reflector: it passes on to its clients what other
+	// nodes announce (RFC 4456).
+	// +optional
+	Reflector bool `json:"reflector,omitempty"`
 	// Whether the node is being drained: it asks others to prefer other ways.
 	// +optional
 	Draining bool `json:"draining,omitempty"`
@@ -207,6 +211,9 @@ type PlannedSession struct {
 	// do not stay.
 	// +optional
 	RemovePrivateASN PrivateASN `json:"removePrivateASN,omitempty"`
+	// The other node's part in route reflection, if it has any.
+	// +optional
+	Reflection Reflection `json:"reflection,omitempty"`
 	// The blocks that the other node owns.
 	// +optional
 	// +listType=atomic
@@ -238,6 +245,18 @@ type PlannedSession struct {
 	// +optional
 	GracefulRestart *GracefulRestart `json:"gracefulRestart,omitempty"`
 }
+
+// Reflection is the part of the other end of a session in route reflection.
+// +kubebuilder:validation:Enum=Client;Server
+type Reflection string
+
+// The parts.
+const (
+	// ReflectionClient is a node that this node tells what others announce.
+	ReflectionClient Reflection = "Client"
+	// ReflectionServer is a reflector, which announces what others do.
+	ReflectionServer Reflection = "Server"
+)
 
 // Condition types and reasons of a NodeNetwork.
 const (

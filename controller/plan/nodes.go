@@ -23,6 +23,9 @@ type node struct {
 	shown    []string     // the same in the API's form
 	routerID netip.Addr
 	draining bool
+	created  metav1.Time
+	owned    ownedBlocks
+	reflection
 	external []v1alpha1.PlannedSession // sorted by name
 	peers    map[netip.Addr]string     // who has the external session with an address
 	before   *v1alpha1.NodeNetworkSpec // the plan so far, nil when there is none
@@ -75,7 +78,7 @@ func (p *Plan) planNodes(nodes []corev1.Node, networks []v1alpha1.NodeNetwork) {
 	owner := make(map[netip.Addr]string, len(nodes))
 	for _, obj := range byAge(nodes, func(n *corev1.Node) *metav1.ObjectMeta { return &n.ObjectMeta }) {
 		nn := known[obj.Name]
-		n := &node{name: obj.Name, labels: obj.Labels, draining: Draining(obj), report: hear(obj, nn)}
+		n := &node{name: obj.Name, labels: obj.Labels, draining: Draining(obj), created: obj.CreationTimestamp, report: hear(obj, nn)}
 		if nn != nil {
 			n.before = &nn.Spec
 		}

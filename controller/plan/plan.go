@@ -75,6 +75,9 @@ const (
 // where its BGPPeer does not say.
 const DefaultMaxPrefixes = 10000
 
+// maxReflected is how many prefixes a reflector may send.
+const maxReflected = 100000
+
 const (
 	defaultPort        = 179
 	defaultBlockSizeV4 = 26
@@ -98,6 +101,8 @@ type Plan struct {
 	Waiting bool
 	// TopologyWaits says what a change of the topology waits for; empty: for nothing.
 	TopologyWaits string
+	// ReflectorsLack says why there are no route reflectors as asked; empty: there are.
+	ReflectorsLack string
 
 	asn    int64
 	port   int32
@@ -112,6 +117,9 @@ type Plan struct {
 	tunnels []v1alpha1.TunnelKind // of nodes with an IPv4 address
 	meshed  bool                  // nodes have sessions with each other
 	fromAPI bool                  // nodes route each other's blocks as the API tells
+	// reflected tells that nodes have sessions with reflectors.
+	reflected bool
+	counted   ownedBlocks // of all nodes that count
 }
 
 // Problem is something wrong with a node that its plan can't mend.
@@ -178,8 +186,9 @@ func (p *Plan) Spec(name string) (v1alpha1.NodeNetworkSpec, bool) {
 		Network:    p.network,
 		Sessions:   n.external,
 	}
-	if p.meshed {
-		spec.Sessions, spec.ValidateOrigin = append(p.mesh(n), n.external...), true
+	if p.meshed || p.reflected {
+		spec.Sessions, spec.ValidateOrigin = append(p.sessions(n), n.external...), true
+		spec.Reflector = n.reflects
 	}
 	if p.fromAPI {
 		spec.BlocksFromAPI, spec.Nodes = true, p.others(n)
@@ -190,11 +199,16 @@ func (p *Plan) Spec(name string) (v1alpha1.NodeNetworkSpec, bool) {
 	return spec, true
 }
 
-// mesh returns the sessions of n with the other nodes, sorted by name: one with
-// each that has an address of a family that n has too.
-func (p *Plan) mesh(n *node) []v1alpha1.PlannedSession {
-	sessions := make([]v1alpha1.PlannedSession, 0, len(p.nodes)+len(n.external))
-	for _, other := range p.nodes {
+// sessions returns the sessions of n with other nodes, sorted by name: of a mesh
+// with each that has an address of a family that n has too, else with those by
+// which routes are reflected.
+func (p *Plan) sessions(n *node) []v1alpha1.PlannedSession {
+	others := n.partners()
+	if p.meshed {
+		others = p.nodes
+	}
+	sessions := make([]v1alpha1.PlannedSession, 0, len(others)+len(n.external))
+	for _, other := range others {
 		if other == n {
 			continue
 		}
@@ -202,17 +216,23 @@ func (p *Plan) mesh(n *node) []v1alpha1.PlannedSession {
 		if !ok {
 			continue
 		}
-		sessions = append(sessions, v1alpha1.PlannedSession{
+		s := v1alpha1.PlannedSession{
 			Name:            other.name,
 			Kind:            v1alpha1.SessionNode,
 			PeerAddress:     addr.String(),
 			PeerPort:        p.port,
 			PeerASN:         p.asn,
-			Blocks:          p.blocks[other.name],
+			Reflection:      n.partOf(other),
 			MaxPrefixes:     DefaultMaxPrefixes,
 			Timers:          p.config.Timers,
 			GracefulRestart: p.config.GracefulRestart,
-		})
+		}
+		if s.Reflection == v1alpha1.ReflectionServer {
+			s.MaxPrefixes = maxReflected
+		} else {
+			s.Blocks = p.blocks[other.name]
+		}
+		sessions = append(sessions, s)
 	}
 	return sessions
 }

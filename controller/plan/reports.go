@@ -22,6 +22,8 @@ type report struct {
 	counts bool
 	// fresh tells whether the status is about the plan so far, and not an older one.
 	fresh bool
+	// ready tells whether the node is ready as far as is said, and is there to stay.
+	ready bool
 	// leaving tells whether the node is being deleted.
 	leaving bool
 }
@@ -30,13 +32,15 @@ type report struct {
 func hear(obj *corev1.Node, nn *v1alpha1.NodeNetwork) report {
 	r := report{status: &v1alpha1.NodeNetworkStatus{}, leaving: obj.DeletionTimestamp != nil}
 	if nn == nil {
+		r.ready = !r.leaving && !unready(obj)
 		return r
 	}
 	r.status = &nn.Status
 	r.leaving = r.leaving || nn.DeletionTimestamp != nil
 	r.heard = nn.Status.ObservedGeneration != 0
 	r.fresh = nn.Status.ObservedGeneration == nn.Generation
-	r.counts = r.heard && !r.leaving && !unready(obj)
+	r.ready = !r.leaving && !unready(obj)
+	r.counts = r.heard && r.ready
 	return r
 }
 
@@ -62,11 +66,41 @@ func (r *report) carries(device string) bool {
 	return slices.ContainsFunc(r.status.Tunnels, func(t v1alpha1.TunnelStatus) bool { return t.Interface == device })
 }
 
-// meshed tells whether the plan so far has a session with another node.
+// meshed tells whether the plan so far has a session with another node that is
+// not one of route reflection.
 func (n *node) meshed() bool {
 	return n.before != nil && slices.ContainsFunc(n.before.Sessions, func(s v1alpha1.PlannedSession) bool {
-		return s.Kind == v1alpha1.SessionNode
+		return s.Kind == v1alpha1.SessionNode && s.Reflection == ""
 	})
+}
+
+// reflecting tells whether the plan so far makes the node a route reflector.
+func (n *node) reflecting() bool { return n.before != nil && n.before.Reflector }
+
+// partBefore returns the part of another node in the plan so far.
+func (n *node) partBefore(other string) v1alpha1.Reflection {
+	if n.before != nil {
+		for i := range n.before.Sessions {
+			if s := &n.before.Sessions[i]; s.Kind == v1alpha1.SessionNode && s.Name == other {
+				return s.Reflection
+			}
+		}
+	}
+	return ""
+}
+
+// serversBefore returns the names of the node's reflectors in the plan so far.
+func (n *node) serversBefore() map[string]bool {
+	servers := make(map[string]bool)
+	if n.before == nil {
+		return servers
+	}
+	for i := range n.before.Sessions {
+		if s := &n.before.Sessions[i]; s.Kind == v1alpha1.SessionNode && s.Reflection == v1alpha1.ReflectionServer {
+			servers[s.Name] = true
+		}
+	}
+	return servers
 }
 
 // fromAPI tells whether the plan so far has the blocks of other nodes routed as

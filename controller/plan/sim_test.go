@@ -22,6 +22,7 @@ type sim struct {
 	networks map[string]*simNetwork
 	agents   map[string]*simAgent
 	up       map[[2]string]bool // sessions, by the names of both ends in order
+	all      map[string]known   // see knowledge; nil: to be found out
 }
 
 // simNetwork is a NodeNetwork with all its versions.
@@ -86,7 +87,33 @@ func (s *sim) pool(name string) *v1alpha1.IPPool {
 }
 
 func (s *sim) setTopology(topology v1alpha1.Topology) {
-	s.in.Config = &v1alpha1.BGPConfig{Spec: v1alpha1.BGPConfigSpec{Topology: topology}}
+	if s.in.Config == nil {
+		s.in.Config = &v1alpha1.BGPConfig{}
+	}
+	s.in.Config = s.in.Config.DeepCopy()
+	s.in.Config.Spec.Topology = topology
+}
+
+// setReflectors says how Auto and RouteReflectors are to be: the latter of nodes
+// with the label "rr".
+func (s *sim) setReflectors(redundancy, meshLimit int32, chosen bool) {
+	rr := &v1alpha1.RouteReflectors{Redundancy: &redundancy, MeshLimit: &meshLimit}
+	if chosen {
+		rr.NodeSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "rr", Operator: "Exists"}}}
+	}
+	s.setTopology(s.in.Config.Spec.Topology)
+	s.in.Config.Spec.RouteReflectors = rr
+}
+
+func (s *sim) label(name, key, value string) {
+	n := s.node(name).DeepCopy()
+	if n.Labels == nil {
+		n.Labels = map[string]string{}
+	}
+	if n.Labels[key] = value; value == "" {
+		delete(n.Labels, key)
+	}
+	*s.node(name) = *n
 }
 
 // pass makes a plan from what the planner sees, and writes to the nodes that
@@ -140,6 +167,7 @@ func (s *sim) take(name string) {
 	if n == nil {
 		return
 	}
+	s.all = nil
 	a.spec, a.generation = *n.now().Spec.DeepCopy(), n.now().Generation
 	had := a.devices
 	a.devices = nil
@@ -157,6 +185,7 @@ func (s *sim) take(name string) {
 
 // sessionsEnd ends the sessions that one of both ends has no more.
 func (s *sim) sessionsEnd() {
+	s.all = nil
 	for ends := range s.up {
 		if !s.wanted(ends[0], ends[1]) || !s.wanted(ends[1], ends[0]) {
 			delete(s.up, ends)
@@ -174,6 +203,7 @@ func (s *sim) wanted(from, to string) bool {
 // connect brings the session of two nodes up if both are to have it.
 func (s *sim) connect(a, b string) {
 	if s.wanted(a, b) && s.wanted(b, a) {
+		s.all = nil
 		s.up[ends(a, b)] = true
 	}
 }
@@ -198,10 +228,7 @@ func (s *sim) report(name string) {
 	for _, p := range a.spec.Sessions {
 		state, accepted := "Active", 0
 		if s.up[ends(name, p.Name)] {
-			state, accepted = established, len(s.agents[p.Name].blocks)
-			if s.agents[p.Name].mute {
-				accepted = min(accepted, 1)
-			}
+			state, accepted = established, s.taken(name, p.Name)
 		}
 		st.Sessions = append(st.Sessions, v1alpha1.SessionStatus{
 			Name: p.Name, Kind: p.Kind, PeerAddress: p.PeerAddress, State: state, Accepted: int32(accepted),
@@ -213,6 +240,89 @@ func (s *sim) report(name string) {
 	obj := n.now().DeepCopy()
 	obj.Status = *st.DeepCopy()
 	n.versions = append(n.versions, *obj)
+}
+
+// announced are the blocks that a node announces of its own.
+func (s *sim) announced(name string) []string {
+	var out []string
+	for _, b := range s.agents[name].blocks {
+		out = append(out, b.CIDR)
+	}
+	if s.agents[name].mute {
+		out = out[:min(len(out), 1)]
+	}
+	return out
+}
+
+// known are the blocks that a node knows, whose value tells that it has them not
+// only of reflectors.
+type known map[string]bool
+
+// partOf returns which part a node takes another to have.
+func (a *simAgent) partOf(name string) v1alpha1.Reflection {
+	for _, p := range a.spec.Sessions {
+		if p.Name == name && p.Kind == v1alpha1.SessionNode {
+			return p.Reflection
+		}
+	}
+	return ""
+}
+
+// tells returns what a node takes of another in a session that is up.
+func (s *sim) tells(from, to string, all map[string]known) known {
+	out := known{}
+	a, b := s.agents[from], s.agents[to]
+	trusted := b.partOf(from) == v1alpha1.ReflectionServer
+	for _, block := range s.announced(from) {
+		out[block] = !trusted
+	}
+	part := a.partOf(to)
+	if !a.spec.Reflector || part == "" || !trusted { // of others' blocks nodes take none
+		return out
+	}
+	for block, straight := range all[from] {
+		if straight || part == v1alpha1.ReflectionClient {
+			out[block] = false
+		}
+	}
+	return out
+}
+
+// knowledge is what each node knows when all have told each other all.
+func (s *sim) knowledge() map[string]known {
+	if s.all != nil {
+		return s.all
+	}
+	all := map[string]known{}
+	for name := range s.agents {
+		all[name] = known{}
+	}
+	for changed := true; changed; {
+		changed = false
+		for ends := range s.up {
+			for _, way := range [][2]string{{ends[0], ends[1]}, {ends[1], ends[0]}} {
+				for block, straight := range s.tells(way[0], way[1], all) {
+					if had, knows := all[way[1]][block]; !knows || straight && !had {
+						all[way[1]][block] = straight
+						changed = true
+					}
+				}
+			}
+		}
+	}
+	s.all = all
+	return all
+}
+
+// taken counts the blocks that a node takes of another in a session that is up.
+func (s *sim) taken(to, from string) int {
+	n := 0
+	for block := range s.tells(from, to, s.knowledge()) {
+		if !slices.ContainsFunc(s.agents[to].blocks, func(b v1alpha1.BlockStatus) bool { return b.CIDR == block }) {
+			n++
+		}
+	}
+	return n
 }
 
 // show describes the plans that the API has, one line for the nodes that are to
@@ -264,13 +374,24 @@ func describe(spec *v1alpha1.NodeNetworkSpec, others int) string {
 		pools = append(pools, p.Name+" "+string(p.Encapsulation))
 	}
 	sessions := 0
+	parts := map[v1alpha1.Reflection][]string{}
 	for _, p := range spec.Sessions {
 		if p.Kind == v1alpha1.SessionNode {
 			sessions++
+			parts[p.Reflection] = append(parts[p.Reflection], p.Name)
 		}
 	}
 	text := fmt.Sprintf("tunnels %s; %s; sessions with %d of %d nodes",
 		cmp.Or(strings.Join(kinds, ","), "none"), cmp.Or(strings.Join(pools, ", "), "no pools"), sessions, others)
+	if spec.Reflector {
+		text += "; reflector"
+	}
+	if list := parts[v1alpha1.ReflectionServer]; len(list) > 0 {
+		text += "; reflectors " + strings.Join(list, ",")
+	}
+	if list := parts[v1alpha1.ReflectionClient]; len(list) > 0 {
+		text += "; clients " + strings.Join(list, ",")
+	}
 	if spec.BlocksFromAPI {
 		text += fmt.Sprintf("; blocks of %d nodes from the API", len(spec.Nodes))
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -123,6 +124,7 @@ func (s *sim) step(f []string) {
 		s.setReady(f[1], corev1.ConditionStatus(f[2]))
 	case "block":
 		a := s.agents[f[1]]
+		s.all = nil
 		a.blocks = append(a.blocks, v1alpha1.BlockStatus{CIDR: f[2], Pool: f[3]})
 	case "pool":
 		s.pool(f[1]).Spec = v1alpha1.IPPoolSpec{CIDR: f[2], Encapsulation: v1alpha1.Encapsulation(f[3])}
@@ -130,11 +132,23 @@ func (s *sim) step(f []string) {
 		s.in.Pools = slices.DeleteFunc(s.in.Pools, func(p v1alpha1.IPPool) bool { return p.Name == f[1] })
 	case "topology":
 		s.setTopology(v1alpha1.Topology(f[1]))
+	case "reflectors": // redundancy, mesh limit, "labelled" or "any"
+		redundancy, err1 := strconv.Atoi(f[1])
+		limit, err2 := strconv.Atoi(f[2])
+		if err1 != nil || err2 != nil {
+			s.t.Fatalf("reflectors needs two numbers: %v, %v", err1, err2)
+		}
+		s.setReflectors(int32(redundancy), int32(limit), f[3] == "labelled")
+	case "label":
+		s.label(f[1], f[2], f[3])
+	case "unlabel":
+		s.label(f[1], f[2], "")
 	case "fail":
 		s.agents[f[1]].fails[v1alpha1.TunnelKind(f[2])] = []string{f[3], strings.Join(f[4:], " ")}
 	case "mend":
 		delete(s.agents[f[1]].fails, v1alpha1.TunnelKind(f[2]))
 	case "mute", "unmute":
+		s.all = nil
 		s.agents[f[1]].mute = f[0] == "mute"
 	case "remake":
 		s.agents[f[1]].devices = nil

@@ -38,14 +38,15 @@ func TestTransitionsTakeNothingAway(t *testing.T) {
 		for i, name := range steady {
 			s.agents[name].blocks = []v1alpha1.BlockStatus{{CIDR: fmt.Sprintf("172.25.%d.0/26", i), Pool: "four"}}
 		}
-		s.pool("four").Spec.CIDR, s.pool("six").Spec.CIDR = "172.25.0.0/16", "fd00:25::/48"
+		s.pool("four").Spec.CIDR = "172.25.0.0/16"
+		s.pool("six").Spec.CIDR = "fd00:25::/48"
 		s.wish(r)
 		s.settle()
 		var story []string
 		for range 800 {
 			story = append(story, s.random(r, steady))
 			if fault := s.fault(steady); fault != "" {
-				t.Fatalf("seed %d: %s after:\n  %s", seed, fault, strings.Join(story[max(0, len(story)-60):], "\n  "))
+				t.Fatalf("seed %d: %s\n  %s\nafter:\n  %s", seed, fault, strings.Join(s.scene(), "\n  "), strings.Join(story[max(0, len(story)-160):], "\n  "))
 			}
 		}
 		for _, n := range s.in.Nodes {
@@ -54,7 +55,7 @@ func TestTransitionsTakeNothingAway(t *testing.T) {
 		}
 		p := s.settle()
 		if p.Waiting || p.TopologyWaits != "" {
-			t.Fatalf("seed %d: still waiting (%s) after:\n  %s", seed, strings.Join(s.show(p), "; "), strings.Join(story[max(0, len(story)-60):], "\n  "))
+			t.Fatalf("seed %d: still waiting (%s) after:\n  %s", seed, strings.Join(s.show(p), "; "), strings.Join(story[max(0, len(story)-160):], "\n  "))
 		}
 		s.wantReached(p, seed)
 	}
@@ -62,8 +63,10 @@ func TestTransitionsTakeNothingAway(t *testing.T) {
 
 // wish changes what is configured.
 func (s *sim) wish(r *rand.Rand) string {
-	s.setTopology([]v1alpha1.Topology{"Mesh", "None"}[r.IntN(2)])
-	text := "topology " + string(s.in.Config.Spec.Topology)
+	s.setTopology([]v1alpha1.Topology{"Mesh", "None", "RouteReflectors", "Auto"}[r.IntN(4)])
+	s.setReflectors(1+r.Int32N(3), 1+r.Int32N(5), s.in.Config.Spec.Topology == v1alpha1.TopologyRouteReflectors || r.IntN(2) == 0)
+	text := fmt.Sprintf("topology %s, redundancy %d, mesh limit %d, labelled %t", s.in.Config.Spec.Topology, *s.in.Config.Spec.RouteReflectors.Redundancy,
+		*s.in.Config.Spec.RouteReflectors.MeshLimit, s.in.Config.Spec.RouteReflectors.NodeSelector != nil)
 	for _, name := range []string{"four", "six"} {
 		if choices := encapsulations()[name]; r.IntN(2) == 0 {
 			s.pool(name).Spec.Encapsulation = choices[r.IntN(len(choices))]
@@ -107,6 +110,10 @@ func (s *sim) random(r *rand.Rand, steady []string) string {
 			s.see(n.Name)
 		}
 		return "all report"
+	case n == 8 || n == 9:
+		value := []string{"", "yes"}[r.IntN(2)]
+		s.label(node, "rr", value)
+		return fmt.Sprintf("%s gets the label rr=%s", node, value)
 	case n < 14:
 		s.take(node)
 		return node + " takes its plan"
@@ -163,16 +170,19 @@ func (s *sim) settle() *Plan {
 
 // fault says which packets between the nodes would be lost; empty: none.
 func (s *sim) fault(nodes []string) string {
+	all := s.knowledge()
 	for _, from := range nodes {
 		a := s.agents[from]
 		for _, to := range nodes {
 			if from == to {
 				continue
 			}
-			if !a.spec.BlocksFromAPI && !s.up[ends(from, to)] {
-				return fmt.Sprintf("%s has no route to the blocks of %s", from, to)
-			}
 			b := s.agents[to]
+			for _, block := range b.blocks {
+				if _, knows := all[from][block.CIDR]; !knows && !a.spec.BlocksFromAPI {
+					return fmt.Sprintf("%s has no route to block %s of %s", from, block.CIDR, to)
+				}
+			}
 			for _, pl := range a.spec.Pools {
 				six := pl.Name == "six"
 				if six && (len(a.spec.Addresses) < 2 || len(b.spec.Addresses) < 2) || pl.Encapsulation.Tunnel() == "" {
@@ -205,8 +215,84 @@ func (s *sim) wantReached(p *Plan, seed uint64) {
 		if len(spec.Tunnels) != len(tunnels) {
 			s.t.Errorf("seed %d: %s has the tunnels %v, want %v", seed, name, spec.Tunnels, tunnels)
 		}
-		if meshed := len(spec.Sessions) > 0; meshed == none || spec.BlocksFromAPI != none {
+		if p.ReflectorsLack != "" {
+			continue // it stays as it was
+		}
+		if talks := len(spec.Sessions) > 0; talks == none || spec.BlocksFromAPI != none {
 			s.t.Errorf("seed %d: topology None %t, but %s has %d sessions, blocks from the API %t", seed, none, name, len(spec.Sessions), spec.BlocksFromAPI)
 		}
+		s.wantReflected(p, name, &spec, seed)
 	}
+}
+
+// wantReflected checks that a node has sessions with as many reflectors as asked,
+// or is one of those that are asked for.
+func (s *sim) wantReflected(p *Plan, name string, spec *v1alpha1.NodeNetworkSpec, seed uint64) {
+	s.t.Helper()
+	rr := s.in.Config.Spec.RouteReflectors
+	selected := 0
+	for _, n := range s.in.Nodes {
+		if n.DeletionTimestamp == nil && (rr.NodeSelector == nil || n.Labels["rr"] != "") {
+			selected++
+		}
+	}
+	reflectors, servers, sessions := 0, 0, 0
+	for _, other := range p.Nodes() {
+		if spec, _ := p.Spec(other); spec.Reflector {
+			reflectors++
+		}
+	}
+	for _, session := range spec.Sessions {
+		sessions++
+		if session.Reflection == v1alpha1.ReflectionServer {
+			servers++
+		}
+	}
+	nodes := len(p.Nodes())
+	switch s.in.Config.Spec.Topology {
+	case v1alpha1.TopologyRouteReflectors:
+		if selected > 0 && reflectors != selected {
+			s.t.Errorf("seed %d: %d reflectors, want %d", seed, reflectors, selected)
+		}
+	case v1alpha1.TopologyAuto:
+		if nodes <= int(*rr.MeshLimit)*4/5 && reflectors > 0 {
+			s.t.Errorf("seed %d: %d reflectors for %d nodes with the mesh limit %d", seed, reflectors, nodes, *rr.MeshLimit)
+		}
+		if nodes > int(*rr.MeshLimit) && selected > 0 && reflectors == 0 {
+			s.t.Errorf("seed %d: no reflectors for %d nodes with the mesh limit %d", seed, nodes, *rr.MeshLimit)
+		}
+	default:
+		if reflectors > 0 {
+			s.t.Errorf("seed %d: %d reflectors with topology %s", seed, reflectors, s.in.Config.Spec.Topology)
+		}
+	}
+	if reflectors == 0 {
+		return
+	}
+	want := min(reflectors, int(*rr.Redundancy))
+	if spec.Reflector {
+		want = reflectors - 1
+	}
+	if servers != want {
+		s.t.Errorf("seed %d: %s has %d reflectors of %d, want %d", seed, name, servers, reflectors, want)
+	}
+	if !spec.Reflector && sessions != servers {
+		s.t.Errorf("seed %d: %s has %d sessions with nodes and only %d reflectors", seed, name, sessions, servers)
+	}
+}
+
+// scene shows what agents do and what the API has, for a person who looks for a fault.
+func (s *sim) scene() []string {
+	var lines []string
+	for _, n := range s.in.Nodes {
+		lines = append(lines, n.Name+" does "+describe(&s.agents[n.Name].spec, len(s.in.Nodes)-1))
+		if nn := s.networks[n.Name]; nn != nil {
+			lines = append(lines, n.Name+" is to "+describe(&nn.now().Spec, len(s.in.Nodes)-1))
+		}
+	}
+	for ends := range s.up {
+		lines = append(lines, "up: "+ends[0]+" "+ends[1])
+	}
+	slices.Sort(lines)
+	return lines
 }
