@@ -41,6 +41,8 @@ type planner struct {
 	written map[string]version
 	// waits is what a change of the topology waited for, as last logged.
 	waits string
+	// reflectorsLack is why there were no route reflectors as asked.
+	reflectorsLack string
 	// settled tells that the last plan waits for no report of an agent.
 	settled atomic.Bool
 }
@@ -90,6 +92,7 @@ func (r *planner) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile
 	p := plan.Make(in)
 	r.report(p, in)
 	r.logTopology(ctx, p)
+	r.reportReflectors(p, in.Config)
 	err = errors.Join(
 		r.writePlans(ctx, p, in),
 		r.deletePlans(ctx, in),
@@ -346,6 +349,19 @@ func (r *planner) logTopology(ctx context.Context, p *plan.Plan) {
 		log.FromContext(ctx).Info("topology is being changed: nodes have both until all are ready", "waiting", p.TopologyWaits)
 	}
 	r.waits = p.TopologyWaits
+}
+
+// reportReflectors makes an event when there can't be reflectors as asked, and
+// when there can again.
+func (r *planner) reportReflectors(p *plan.Plan, config *v1alpha1.BGPConfig) {
+	if config == nil || p.ReflectorsLack == r.reflectorsLack {
+		return
+	}
+	if r.reflectorsLack = p.ReflectorsLack; r.reflectorsLack == "" {
+		r.recorder.tell(config, "ReflectorsChosen", "there are route reflectors as asked")
+		return
+	}
+	r.recorder.warn(config, "NoReflectors", r.reflectorsLack+": nodes learn of each other as before")
 }
 
 // appendFound adds an error with what was tried, unless it says that the object

@@ -1,0 +1,132 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+)
+
+// reflectorNodes makes nodes, "count" in each of the racks given as zone/rack, the
+// first being the oldest. Those of the names in acted were reflectors so far.
+func reflectorNodes(count int, racks []string, acted ...string) []*node {
+	var nodes []*node
+	for i := range count {
+		for j, at := range racks {
+			zone, rack, _ := strings.Cut(at, "/")
+			name := fmt.Sprintf("%s%s%d", zone, rack, i)
+			a, _ := parseAddr(fmt.Sprintf("10.%d.%d.%d", j, i/250, i%250+1))
+			n := &node{name: name, addrs: nil, labels: map[string]string{corev1.LabelTopologyZone: zone, rackLabel: rack}}
+			n.addrs = append(n.addrs, a)
+			n.created = metav1.Unix(int64(len(nodes)), 0)
+			n.counts, n.ready = true, true
+			n.acted = slices.Contains(acted, name)
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes
+}
+
+func namesOf(nodes []*node) string {
+	var names []string
+	for _, n := range nodes {
+		names = append(names, n.name)
+	}
+	slices.Sort(names)
+	return strings.Join(names, " ")
+}
+
+func TestReflectorsAreSpreadAndStay(t *testing.T) {
+	racks := []string{"a/1", "a/2", "b/1", "c/1"}
+	for _, tt := range []struct {
+		name  string
+		nodes []*node
+		want  int
+		got   string
+	}{
+		{"a zone each, the oldest of each", reflectorNodes(3, racks), 3, "a10 b10 c10"},
+		{"then the rack that has none", reflectorNodes(3, racks), 4, "a10 a20 b10 c10"},
+		{"those that are reflectors stay, though badly spread", reflectorNodes(3, racks, "a11", "a12"), 3, "a11 a12 b10"},
+		{"more than asked stay", reflectorNodes(3, racks, "a11", "a12", "b11", "c12"), 2, "a11 a12 b11 c12"},
+		{"but not without bound", reflectorNodes(3, racks, "a11", "a12", "b11", "c12"), 1, "a11 b11"},
+		{"fewer nodes than asked", reflectorNodes(1, racks[:2]), 3, "a10 a20"},
+	} {
+		slices.SortStableFunc(tt.nodes, func(a, b *node) int { return boolCompare(b.acted, a.acted) })
+		if got := namesOf(spread(tt.nodes, tt.want)); got != tt.got {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.got)
+		}
+	}
+}
+
+func TestAutoHasMoreReflectorsInALargerCluster(t *testing.T) {
+	for nodes, want := range map[int]int{101: 3, 500: 3, 501: 4, 5000: 30} {
+		p := &Plan{nodes: make([]*node, nodes)}
+		if got := p.reflectorsWanted(); got != want {
+			t.Errorf("%d nodes have %d reflectors, want %d", nodes, got, want)
+		}
+	}
+}
+
+// Each node has the reflectors that it is to have: one of its own zone, the others
+// of other zones. All have about as many clients, and another reflector changes
+// only those that get it.
+func TestNodesChooseReflectors(t *testing.T) {
+	nodes := reflectorNodes(250, []string{"a/1", "b/1", "c/1", "d/1"})
+	reflectors, more := nodes[:8], nodes[:9]
+	p := &Plan{}
+	clients := map[string]int{}
+	changed := 0
+	for _, n := range nodes[9:] {
+		chosen := p.choose(n, reflectors)
+		in := map[string]int{}
+		for _, r := range chosen {
+			in[r.zone()]++
+			clients[r.name]++
+		}
+		if len(chosen) != defaultRedundancy || len(in) != defaultRedundancy || in[n.zone()] != 1 {
+			t.Fatalf("%s chooses %s", n.name, namesOf(chosen))
+		}
+		with := p.choose(n, more)
+		kept := 0
+		for _, r := range with {
+			if slices.Contains(chosen, r) {
+				kept++
+			}
+		}
+		if kept < len(chosen)-1 || kept < len(chosen) && !slices.Contains(with, nodes[8]) {
+			t.Fatalf("%s has %s, and with %s it has %s", n.name, namesOf(chosen), nodes[8].name, namesOf(with))
+		}
+		if kept < len(chosen) {
+			changed++
+		}
+	}
+	mean := len(nodes[9:]) * defaultRedundancy / len(reflectors)
+	for _, r := range reflectors {
+		if got := clients[r.name]; got < mean*3/4 || got > mean*5/4 {
+			t.Errorf("%s has %d clients, the mean is %d", r.name, got, mean)
+		}
+	}
+	if changed == 0 || changed > len(nodes)/2 {
+		t.Errorf("the ninth reflector changes %d of %d nodes", changed, len(nodes))
+	}
+}
+
+// A node is not told of a family that its reflector has no address of, as long as
+// there is another.
+func TestReflectorsOfAllFamiliesGoFirst(t *testing.T) {
+	six, _ := parseAddr("fd00::1")
+	nodes := reflectorNodes(8, []string{"a/1"})
+	nodes[0].addrs = append(nodes[0].addrs, six.Next())
+	nodes[4].addrs = append(nodes[4].addrs, six.Next().Next())
+	p := &Plan{config: v1alpha1.BGPConfigSpec{RouteReflectors: &v1alpha1.RouteReflectors{Redundancy: new(int32(2))}}}
+	n := nodes[7]
+	n.addrs = append(n.addrs, six)
+	if got := namesOf(p.choose(n, nodes[:6])); got != "a10 a14" {
+		t.Errorf("the reflectors are %s", got)
+	}
+}
