@@ -3,6 +3,7 @@ package controller
 import (
 	"maps"
 	"reflect"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -65,8 +66,9 @@ func awaited(nn *v1alpha1.NodeNetwork) v1alpha1.NodeNetworkStatus {
 	if c := apimeta.FindStatusCondition(nn.Status.Conditions, v1alpha1.ConditionTunnelsReady); c != nil {
 		s.Conditions = []metav1.Condition{{Status: c.Status, Reason: c.Reason, Message: c.Message}}
 	}
-	// Sessions and blocks matter to a node that is to leave the routes of the API.
-	if nn.Spec.BlocksFromAPI {
+	// Sessions and blocks matter to a node that is to leave the routes of the API, or
+	// other reflectors.
+	if nn.Spec.BlocksFromAPI || slices.ContainsFunc(nn.Spec.Sessions, func(o v1alpha1.PlannedSession) bool { return o.Reflection != "" }) {
 		for _, b := range nn.Status.Blocks {
 			s.Blocks = append(s.Blocks, v1alpha1.BlockStatus{CIDR: b.CIDR, Pool: b.Pool})
 		}

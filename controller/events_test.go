@@ -49,10 +49,10 @@ func TestNodeChanged(t *testing.T) {
 // otherwise none does.
 func TestReportAwaited(t *testing.T) {
 	tests := []struct {
-		name    string
-		fromAPI bool
-		change  func(*v1alpha1.NodeNetworkStatus)
-		want    bool
+		name     string
+		sessions bool // they matter
+		change   func(*v1alpha1.NodeNetworkStatus)
+		want     bool
 	}{
 		{"nothing", false, func(*v1alpha1.NodeNetworkStatus) {}, false},
 		{"figures", true, func(s *v1alpha1.NodeNetworkStatus) {
@@ -76,28 +76,42 @@ func TestReportAwaited(t *testing.T) {
 		{"block", true, func(s *v1alpha1.NodeNetworkStatus) { s.Blocks = nil }, true},
 	}
 	for _, tt := range tests {
-		var r planner
-		before := network("n1")
-		before.Spec.BlocksFromAPI = tt.fromAPI
-		before.Status = v1alpha1.NodeNetworkStatus{
-			ObservedGeneration: 1,
-			Tunnels:            []v1alpha1.TunnelStatus{{Interface: "godwit.ipip"}},
-			Blocks:             []v1alpha1.BlockStatus{{CIDR: "172.25.0.0/26", Pool: "p"}},
-			Sessions: []v1alpha1.SessionStatus{
-				{Kind: v1alpha1.SessionNode, PeerAddress: "10.0.0.2", State: "Established"},
-				{Kind: v1alpha1.SessionExternal, PeerAddress: "10.0.9.1", State: "Established"},
+		for _, way := range []func(*v1alpha1.NodeNetworkSpec){
+			func(s *v1alpha1.NodeNetworkSpec) { s.BlocksFromAPI = true },
+			func(s *v1alpha1.NodeNetworkSpec) {
+				s.Sessions = []v1alpha1.PlannedSession{{Reflection: v1alpha1.ReflectionServer}}
 			},
+		} {
+			testReportAwaited(t, tt.name, tt.sessions, tt.want, way, tt.change)
 		}
-		after := before.DeepCopy()
-		tt.change(&after.Status)
-		e := event.UpdateEvent{ObjectOld: before, ObjectNew: after}
-		if got := r.reportAwaited().Update(e); got != tt.want {
-			t.Errorf("%s: a reason for a new plan: %t, want %t", tt.name, got, tt.want)
-		}
-		r.settled.Store(true)
-		if r.reportAwaited().Update(e) {
-			t.Errorf("%s: a reason for a new plan although none waits", tt.name)
-		}
+	}
+}
+
+func testReportAwaited(t *testing.T, name string, sessions, want bool, way func(*v1alpha1.NodeNetworkSpec), change func(*v1alpha1.NodeNetworkStatus)) {
+	t.Helper()
+	var r planner
+	before := network("n1")
+	if sessions {
+		way(&before.Spec)
+	}
+	before.Status = v1alpha1.NodeNetworkStatus{
+		ObservedGeneration: 1,
+		Tunnels:            []v1alpha1.TunnelStatus{{Interface: "godwit.ipip"}},
+		Blocks:             []v1alpha1.BlockStatus{{CIDR: "172.25.0.0/26", Pool: "p"}},
+		Sessions: []v1alpha1.SessionStatus{
+			{Kind: v1alpha1.SessionNode, PeerAddress: "10.0.0.2", State: "Established"},
+			{Kind: v1alpha1.SessionExternal, PeerAddress: "10.0.9.1", State: "Established"},
+		},
+	}
+	after := before.DeepCopy()
+	change(&after.Status)
+	e := event.UpdateEvent{ObjectOld: before, ObjectNew: after}
+	if got := r.reportAwaited().Update(e); got != want {
+		t.Errorf("%s: a reason for a new plan: %t, want %t", name, got, want)
+	}
+	r.settled.Store(true)
+	if r.reportAwaited().Update(e) {
+		t.Errorf("%s: a reason for a new plan although none waits", name)
 	}
 }
 

@@ -105,6 +105,8 @@ func (p Pair) only(f Family) Pair {
 type Options struct {
 	Family  Family `json:"family,omitempty"`  // empty: IPv4
 	Subnets int    `json:"subnets,omitempty"` // how many the nodes are in: 1 (also 0) or 2
+	// Nodes is how many nodes there are: 3 (also 0) to 6.
+	Nodes int `json:"nodes,omitempty"`
 	// MTU is that of the links between the machines of the fabric; 0: 1500.
 	MTU int `json:"mtu,omitempty"`
 	// StrictReversePath lets the nodes drop what comes by another interface than that
@@ -129,6 +131,9 @@ func (o Options) WithDefaults() Options {
 	if o.MTU == 0 {
 		o.MTU = DefaultMTU
 	}
+	if o.Nodes == 0 {
+		o.Nodes = 3
+	}
 	return o
 }
 
@@ -139,6 +144,8 @@ func (o Options) Check() error {
 		return fmt.Errorf("family %q: choose %s, %s or %s", o.Family, IPv4, IPv6, Dual)
 	case o.Subnets < 1 || o.Subnets > 2:
 		return fmt.Errorf("subnets %d: choose 1 or 2", o.Subnets)
+	case o.Nodes < 3 || o.Nodes > 6:
+		return fmt.Errorf("nodes %d: choose 3 to 6", o.Nodes)
 	case o.MTU < minMTU || o.MTU > 65535:
 		return fmt.Errorf("MTU %d: choose %d to 65535", o.MTU, minMTU)
 	}

@@ -127,6 +127,12 @@ func New(prefix string, o Options) Topology {
 			{Name: Host3, Address: p("192.168.200.10/24", "fd00:192:168:200::10/64"), Behind: []string{"tor1", "tor2"}},
 		},
 	}
+	more := []Node{
+		{Name: "n4", Address: p("10.211.55.118/24", "fd00:10:211:55::118/64"), Block: p("172.25.1.64/26", "fd00:25::140/122")},
+		{Name: "n5", Address: p("10.211.55.119/24", "fd00:10:211:55::119/64"), Block: p("172.25.1.128/26", "fd00:25::180/122")},
+		{Name: "n6", Address: p("10.211.55.120/24", "fd00:10:211:55::120/64"), Block: p("172.25.1.192/26", "fd00:25::1c0/122")},
+	}
+	t.Nodes = append(t.Nodes, more[:min(max(o.Nodes-len(t.Nodes), 0), len(more))]...)
 	for i := range t.Nodes {
 		t.Nodes[i].MAC = net.HardwareAddr{0x02, 'g', 'o', 'd', 0, byte(i + 1)}
 	}
@@ -148,8 +154,7 @@ func PodName(node, pod string) string { return node + podSeparator + pod }
 // Namespace returns the name of the network namespace of a machine or pod.
 func (t Topology) Namespace(machine string) string { return t.Prefix + machine }
 
-// Machines returns the names of all machines; they are the same with all
-// options.
+// Machines returns the names of all machines.
 func (t Topology) Machines() []string {
 	all := []string{Fabric, Gateway, Internet}
 	for _, n := range t.Nodes {

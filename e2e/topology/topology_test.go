@@ -18,6 +18,7 @@ func variants() map[string]Options {
 	return map[string]Options{
 		"reference":             {},
 		"IPv6":                  {Family: IPv6},
+		"more nodes":            {Nodes: 6},
 		"dual-stack, 2 subnets": {Family: Dual, Subnets: 2, MTU: 1400, StrictReversePath: true},
 	}
 }
