@@ -92,10 +92,9 @@ func newPolicy(c bgp.Config) *policy {
 			f := bgp.FamilyOf(peer.Address)
 			p.sessions[f] = append(p.sessions[f], peer.Address)
 		}
-		switch {
-		case peer.Kind == bgp.PeerNode:
+		if peer.Kind == bgp.PeerNode {
 			p.addNode(c, peer)
-		default:
+		} else {
 			p.addExternal(c, peer)
 		}
 	}
