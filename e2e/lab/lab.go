@@ -339,6 +339,9 @@ func (l *Lab) StartController(ctx context.Context) error {
 	})
 }
 
+// MetricsAddress is where each agent serves its metrics, in its node's namespace.
+const MetricsAddress = "127.0.0.1:9471"
+
 // StartAgent starts the agent of a node.
 func (l *Lab) StartAgent(ctx context.Context, node string) error {
 	path, err := l.Program("godwit-agent")
@@ -359,7 +362,7 @@ func (l *Lab) StartAgent(ctx context.Context, node string) error {
 		Args: []string{
 			"--node-name=" + node, "--kubeconfig=" + kubeconfig, "--namespace=" + SystemNamespace,
 			"--run-dir=" + l.RunDir(node), "--state-dir=" + l.StateDir(node),
-			"--cni-conf=" + l.ConfList(node), "--log-level=info",
+			"--cni-conf=" + l.ConfList(node), "--log-level=info", "--metrics-address=" + MetricsAddress,
 		},
 	})
 }
