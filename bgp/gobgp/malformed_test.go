@@ -34,7 +34,9 @@ const (
 )
 
 // rogueAddress is the address of a peer that misbehaves.
-func rogueAddress(i int) netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 1, byte(i + 1)}) }
+func rogueAddress(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{127, 0, byte(1 + i/250), byte(1 + i%250)})
+}
 
 // accepts is the rule that takes the prefixes of a length inside of another.
 func accepts(cidr string, length int) bgp.Rule {
