@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -267,7 +268,8 @@ func FuzzEstablished(f *testing.F) {
 }
 
 // FuzzFirst sends one message, in the place of an OPEN, over a new connection.
-// The speaker must confirm it or hang up, and nobody else may notice.
+// The speaker must hang up, or confirm it and go on with a session that ends soon,
+// and nobody else may notice.
 func FuzzFirst(f *testing.F) {
 	for _, m := range malformedOpens() {
 		if len(m.message) >= 19 {
@@ -280,6 +282,7 @@ func FuzzFirst(f *testing.F) {
 		f.Add(byte(messageOpen), capable(capability...)[19:])
 	}
 	b := newBrawl(f)
+	session := slices.Concat(frame(messageKeepalive), updateWith(), frame(messageRefresh, 0, 1, 0, 1), frame(99))
 	f.Fuzz(func(t *testing.T, kind byte, body []byte) {
 		if len(body) > 4096-19 {
 			return
@@ -287,7 +290,7 @@ func FuzzFirst(f *testing.F) {
 		p := b.next(t)
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		if _, err := sendFirst(ctx, b.at, p.options.Local, frame(kind, body...)); err != nil {
+		if _, err := sendFirst(ctx, b.at, p.options.Local, frame(kind, body...), session); err != nil {
 			t.Fatal(err)
 		}
 		b.later(p)

@@ -172,7 +172,7 @@ func TestMalformedOpens(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			got, err := sendFirst(ctx, speakerAddr(a.config), rogueAddress(i), m.message)
+			got, err := sendFirst(ctx, speakerAddr(a.config), rogueAddress(i), m.message, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -187,8 +187,9 @@ func TestMalformedOpens(t *testing.T) {
 }
 
 // sendFirst sends a message as the first of a connection, and tells what the
-// speaker made of it.
-func sendFirst(ctx context.Context, to netip.AddrPort, from netip.Addr, message []byte) (fate, error) {
+// speaker made of it. If the peer is let in, it hangs up, or says more if there is
+// any, until the speaker hangs up.
+func sendFirst(ctx context.Context, to netip.AddrPort, from netip.Addr, message, more []byte) (fate, error) {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from.AsSlice()}}
 	for {
 		conn, err := d.DialContext(ctx, "tcp", to.String())
@@ -197,7 +198,7 @@ func sendFirst(ctx context.Context, to netip.AddrPort, from netip.Addr, message 
 		}
 		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 		_, _ = conn.Write(message) // it may have hung up
-		got, heard := verdict(conn)
+		got, heard := verdict(conn, more)
 		stop()
 		_ = conn.Close()
 		switch {
@@ -215,23 +216,28 @@ func sendFirst(ctx context.Context, to netip.AddrPort, from netip.Addr, message 
 	}
 }
 
-// verdict reads what the speaker makes of a first message, until it confirms it or
-// hangs up; heard tells whether it has said anything.
-func verdict(r io.Reader) (f fate, heard bool) {
+// verdict reads what the speaker makes of a first message, see sendFirst; heard
+// tells whether it has said anything.
+func verdict(conn io.ReadWriter, more []byte) (f fate, heard bool) {
 	f = ends
 	var head [19]byte
 	for {
-		if _, err := io.ReadFull(r, head[:]); err != nil {
+		if _, err := io.ReadFull(conn, head[:]); err != nil {
 			return f, heard
 		}
 		body := make([]byte, max(0, int(binary.BigEndian.Uint16(head[16:]))-len(head)))
-		if _, err := io.ReadFull(r, body); err != nil {
+		if _, err := io.ReadFull(conn, body); err != nil {
 			return f, heard
 		}
 		heard = true
 		switch {
-		case head[18] == messageKeepalive:
-			return letsIn, true
+		case head[18] == messageKeepalive && f != letsIn:
+			f = letsIn
+			if more == nil {
+				return f, true
+			}
+			_, _ = conn.Write(more) // it may have hung up
+		case f == letsIn:
 		case head[18] == messageNotification && len(body) >= 2:
 			f.code, f.subcode = body[0], body[1]
 		}
