@@ -2,10 +2,9 @@ package gobgp
 
 import (
 	"context"
-	"encoding/binary"
+	"flag"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -14,13 +13,17 @@ import (
 	"github.com/godwit-net/godwit/bgp/bgptest/sender"
 )
 
-const (
-	// brawlers are how many peers take turns at a fuzz target, as one whose session
-	// fell rests.
-	brawlers = 1000
-	// rest is for how long GoBGP lets no one in whose session fell.
-	rest = 5 * time.Second
-)
+// rest is for how long GoBGP lets no one in whose session fell.
+const rest = 5 * time.Second
+
+// brawlers are how many peers take turns at a fuzz target. With each resting for a
+// while, that says how fast it goes; for the seeds alone a few will do.
+func brawlers() int {
+	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
+		return 1000
+	}
+	return 250
+}
 
 // brawl is a speaker that is sent anything at all. What must hold meanwhile is
 // checked at each step and at each change of routes.
@@ -90,7 +93,8 @@ func (g *guard) check() error {
 
 func newBrawl(t testing.TB) *brawl {
 	c := arenaConfig(t, 0)
-	b := &brawl{sink: &guard{}, at: speakerAddr(c), ready: make(chan *brawler, brawlers)}
+	many := brawlers()
+	b := &brawl{sink: &guard{}, at: speakerAddr(c), ready: make(chan *brawler, many)}
 	passOn := []bgp.Rule{{Match: bgp.Match{Source: bgp.SourceLearned}, Accept: true, Set: bgp.Attributes{AddCommunities: []string{"64512:1", "64512:1:2"}, Prepend: 2}}}
 	for i, at := range []string{"127.0.9.1", "127.0.9.2"} {
 		o := external(at, 65002)
@@ -98,7 +102,7 @@ func newBrawl(t testing.TB) *brawl {
 		c.Peers = append(c.Peers, bgp.Peer{Name: at, Kind: bgp.PeerExternal, Address: o.Local, ASN: o.ASN, Passive: true, Export: passOn})
 		b.others = append(b.others, newPeerAt(t, b.at, o))
 	}
-	for i := range brawlers {
+	for i := range many {
 		name, o := fmt.Sprint("brawler", i), external(rogueAddress(i).String(), rogueASN)
 		p := bgp.Peer{
 			Name: name, Kind: bgp.PeerExternal, Address: o.Local, ASN: rogueASN, Passive: true,
@@ -222,78 +226,27 @@ func (p *brawler) wait(t testing.TB) (ended bool) {
 	return true
 }
 
-// FuzzEstablished sends one message over a session that is up. The speaker must
-// go on with it, or end it, and nobody else may notice.
-func FuzzEstablished(f *testing.F) {
-	for _, m := range malformedMessages() {
-		if n := int(binary.BigEndian.Uint16(m.message[16:])); n == len(m.message) {
-			f.Add(m.message[18], m.message[19:])
-		}
+// send has the next peer send a message over its session, and sees to it that
+// the speaker deals with it.
+func (b *brawl) send(t *testing.T, message []byte) {
+	t.Helper()
+	if len(message) > 4096 {
+		return // longer ones may not be sent
 	}
-	for _, r := range []sender.Route{
-		{NextHop: rogueHop, ASPath: []uint32{rogueASN}, MED: 1, LocalPref: 1, Communities: []uint32{1}, LargeCommunities: [][3]uint32{{1, 2, 3}}},
-		{NextHop: addr("fd09::1"), ASPath: []uint32{rogueASN}},
-	} {
-		f.Add(byte(messageUpdate), sender.Update(r, rogueRoute)[19:])
-		f.Add(byte(messageUpdate), sender.Update(r, pfx("172.25.9.0/26"), guarded)[19:])
+	p := b.next(t)
+	p.up(t, b.at)
+	for len(p.told) > 0 {
+		<-p.told
 	}
-	f.Add(byte(messageUpdate), updateWith( // of an old speaker
-		attribute(wellKnown, attrASPath, 2, 2, 0xfd, 0xe9, 0x5b, 0xa0), attribute(optional|transitive, attrAggregator, 0x5b, 0xa0, 127, 0, 1, 1),
-		attribute(optional|transitive, attrAS4Path, 2, 1, 0, 1, 0, 0), attribute(optional|transitive, attrAS4Aggregator, 0, 1, 0, 0, 127, 0, 1, 1),
-	)[19:])
-	f.Add(byte(messageUpdate), sender.Withdraw(rogueRoute)[19:])
-	f.Add(byte(messageUpdate), sender.EndOfRIB(false)[19:])
-	b := newBrawl(f)
-	f.Fuzz(func(t *testing.T, kind byte, body []byte) {
-		if len(body) > 4096-19 {
-			return // longer ones may not be sent
-		}
-		p := b.next(t)
-		p.up(t, b.at)
-		for len(p.told) > 0 {
-			<-p.told
-		}
-		_ = p.session.Send(frame(kind, body...))
-		// The answer to this shows that the message was dealt with.
-		_ = p.session.Refresh(true)
-		if p.wait(t) {
-			p.down()
-			p.session = nil
-			b.later(p)
-		} else {
-			b.ready <- p
-		}
-		b.undisturbed(t)
-	})
-}
-
-// FuzzFirst sends one message, in the place of an OPEN, over a new connection.
-// The speaker must hang up, or confirm it and go on with a session that ends soon,
-// and nobody else may notice.
-func FuzzFirst(f *testing.F) {
-	for _, m := range malformedOpens() {
-		if len(m.message) >= 19 {
-			f.Add(m.message[18], m.message[19:])
-		}
-	}
-	for _, capability := range [][]byte{
-		{64, 6, 0x80, 120, 0, 1, 1, 0x80}, {69, 4, 0, 1, 1, 3}, {71, 7, 0, 1, 1, 0x80, 0, 0, 9}, {5, 6, 0, 1, 0, 1, 0, 2}, {6, 0}, {9, 1, 0}, {73, 2, 1, 'x'},
-	} {
-		f.Add(byte(messageOpen), capable(capability...)[19:])
-	}
-	b := newBrawl(f)
-	session := slices.Concat(frame(messageKeepalive), updateWith(), frame(messageRefresh, 0, 1, 0, 1), frame(99))
-	f.Fuzz(func(t *testing.T, kind byte, body []byte) {
-		if len(body) > 4096-19 {
-			return
-		}
-		p := b.next(t)
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
-		if _, err := sendFirst(ctx, b.at, p.options.Local, frame(kind, body...), session); err != nil {
-			t.Fatal(err)
-		}
+	_ = p.session.Send(message)
+	// The answer to this shows that the message was dealt with.
+	_ = p.session.Refresh(true)
+	if p.wait(t) {
+		p.down()
+		p.session = nil
 		b.later(p)
-		b.undisturbed(t)
-	})
+	} else {
+		b.ready <- p
+	}
+	b.undisturbed(t)
 }
