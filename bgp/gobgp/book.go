@@ -37,6 +37,7 @@ type page struct {
 	lastError string
 	held      bool      // down for exceeding its limit of prefixes
 	opening   time.Time // since when it is in OpenConfirm; zero: it is not
+	nonsense  nonsense
 
 	accepted, advertised, refused tally
 	refusedFirst                  []netip.Prefix

@@ -47,14 +47,12 @@ func (h *logHandler) Enabled(ctx context.Context, level slog.Level) bool {
 
 // Handle implements slog.Handler.
 func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
-	if h.page != nil {
-		h.page.hear(r)
-	}
+	repeats := h.page != nil && h.page.hear(r)
 	level := r.Level
 	switch {
 	case level < slog.LevelInfo:
 		return nil
-	case level < slog.LevelWarn, isRoutine(r.Message):
+	case level < slog.LevelWarn, isRoutine(r.Message), repeats:
 		level = slog.LevelDebug
 	}
 	if !h.next.Enabled(ctx, level) {
@@ -96,10 +94,13 @@ func (h *logHandler) WithGroup(name string) slog.Handler {
 	return &c
 }
 
-// hear gathers from a message of GoBGP why the session is not established.
-// What is not understood is left alone.
-func (p *page) hear(r slog.Record) {
+// hear gathers from a message of GoBGP why the session is not established, or
+// what of an UPDATE made no sense. What is not understood is left alone. It tells
+// whether the peer did the like a moment ago: it could fill the log.
+func (p *page) hear(r slog.Record) (repeats bool) {
 	switch r.Message {
+	case "the received Update message was treated as withdraw", "Some attributes were discarded":
+		return p.note(attr(r, "Error").String(), r.Time)
 	case "failed to connect":
 		cause := afterLastColon(attr(r, "Error").String())
 		if cause == "i/o timeout" && p.hasPassword() {
@@ -112,7 +113,7 @@ func (p *page) hear(r slog.Record) {
 		code, sub := number(r, "Code"), number(r, "Subcode")
 		if code == codeFSM {
 			p.say("it refused our OPEN; its own log says why (often the AS number or the address it expects)")
-			return
+			return false
 		}
 		p.refuse("we closed the session: " + notification(code, sub) + p.hint(code, sub))
 	case "received notification":
@@ -124,10 +125,11 @@ func (p *page) hear(r slog.Record) {
 		text = "it closed the session: " + text
 		if code == codeCease && sub == subcodeCollision {
 			p.say("%s", text) // two that call each other at once do so: nothing is wrong
-			return
+			return false
 		}
 		p.refuse(text)
 	}
+	return false
 }
 
 func (p *page) hasPassword() bool {

@@ -51,6 +51,7 @@ func (s *Speaker) session(peer bgp.Peer, state *api.Peer) bgp.Session {
 	page := s.book.page(peer.Address)
 	page.mu.Lock()
 	out.Since, out.Message, out.Flaps, out.LastError = page.since, page.message, page.flaps, page.lastError
+	odd := page.nonsense.String()
 	page.mu.Unlock()
 	if state == nil {
 		return out
@@ -72,7 +73,7 @@ func (s *Speaker) session(peer bgp.Peer, state *api.Peer) bgp.Session {
 	if out.Received != out.Accepted {
 		out.Refused, out.RefusedCount = s.refused(page, peer, state, out.Received)
 	}
-	out.Warning = nearLimit(peer, out.Received)
+	out.Warning = joinWords(nearLimit(peer, out.Received), odd)
 	out.Advertised = s.advertised(page, peer, state)
 	return out
 }
@@ -103,6 +104,13 @@ func (s *Speaker) advertised(page *page, peer bgp.Peer, state *api.Peer) int {
 	page.advertised = tally{valid: true, updates: updates, count: n}
 	page.mu.Unlock()
 	return n
+}
+
+func joinWords(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "; " + b
 }
 
 // nearLimit says that a peer sends as many prefixes as it takes for a warning;
