@@ -160,18 +160,19 @@ func (s *server) withdrawAll(ctx context.Context, announced bgp.Families) {
 // may take this for a restart already.
 func (s *server) shutdownAll(ctx context.Context, farewell time.Duration) {
 	start := time.Now()
-	for asked := make(map[string]bool); ; time.Sleep(pollInterval) {
-		up, away := s.established(ctx), s.anyAway(ctx)
+	for asked := make(map[string]time.Time); ; time.Sleep(pollInterval) {
+		// Away is asked first: whom it misses since it has come up is in the other.
+		waiting := s.anyAway(ctx) && time.Since(start) < farewell
 		// One by one: asked for all at once, GoBGP gives all sessions one message, which
 		// each of them writes to while it sends it.
-		for addr := range up {
-			if !asked[addr] {
-				asked[addr] = true
+		for addr := range s.established(ctx) {
+			if _, is := asked[addr]; !is {
+				asked[addr] = time.Now()
 				_ = s.DisablePeer(ctx, &api.DisablePeerRequest{Address: addr, Communication: "this node leaves"}) // it may be gone already
 			}
+			waiting = waiting || time.Since(asked[addr]) < flushTimeout
 		}
-		waited := time.Since(start)
-		if (len(up) == 0 || waited > flushTimeout) && (!away || waited > farewell) {
+		if !waiting {
 			return
 		}
 	}
