@@ -35,6 +35,7 @@ type page struct {
 	// says why it last did, or why it was last refused.
 	flaps     int
 	lastError string
+	changed   string    // what of its configuration it was last reset for
 	held      bool      // down for exceeding its limit of prefixes
 	opening   time.Time // since when it is in OpenConfirm; zero: it is not
 
@@ -95,10 +96,19 @@ func (b *book) reset(addr netip.Addr) {
 	defer p.mu.Unlock()
 	if p.established.Swap(false) {
 		p.flaps++
-		p.lastError = reconfigured
+		p.lastError = p.reconfigured()
 	}
 	p.since, p.message, p.held, p.opening = time.Time{}, "", false, time.Time{}
 	p.accepted, p.advertised, p.refused = tally{}, tally{}, tally{}
+}
+
+// reconfigure notes what of a peer's configuration its session is about to be
+// reset for.
+func (b *book) reconfigure(addr netip.Addr, what string) {
+	p := b.page(addr)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changed = what
 }
 
 func (b *book) policyChanged(addr netip.Addr) {
@@ -156,17 +166,22 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	}
 }
 
-const (
-	connectionLost = "the connection was lost"
-	reconfigured   = "its configuration changed"
-)
+const connectionLost = "the connection was lost"
+
+// reconfigured says what the session was reset for. The lock is held.
+func (p *page) reconfigured() string {
+	if p.changed == "" {
+		return "its configuration changed"
+	}
+	return "its configuration changed, which takes a new session: " + p.changed
+}
 
 // cause says why a session that was established has ended: what was heard of it
 // since, else what follows from GoBGP's reason. The lock is held.
 func (p *page) cause(reason api.PeerState_DisconnectReason) string {
 	switch {
 	case reason == api.PeerState_DISCONNECT_REASON_DECONFIGURED:
-		return reconfigured
+		return p.reconfigured()
 	case p.message != "":
 		return p.message
 	case reason == api.PeerState_DISCONNECT_REASON_INVALID_MSG:
