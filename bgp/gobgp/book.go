@@ -36,6 +36,7 @@ type page struct {
 	flaps     int
 	lastError string
 	changed   string    // what of its configuration it was last reset for
+	resetting bool      // it is being reset for that, until it is up again
 	held      bool      // down for exceeding its limit of prefixes
 	opening   time.Time // since when it is in OpenConfirm; zero: it is not
 
@@ -108,7 +109,7 @@ func (b *book) reconfigure(addr netip.Addr, what string) {
 	p := b.page(addr)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.changed = what
+	p.changed, p.resetting = what, true
 }
 
 func (b *book) policyChanged(addr netip.Addr) {
@@ -136,7 +137,7 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	}
 	if e.Peer.State.SessionState == packet.BGP_FSM_ESTABLISHED {
 		p.established.Store(true)
-		p.since, p.message, p.held = at, "", false
+		p.since, p.message, p.held, p.resetting = at, "", false, false
 		return
 	}
 	if p.established.Swap(false) {
@@ -180,7 +181,7 @@ func (p *page) reconfigured() string {
 // since, else what follows from GoBGP's reason. The lock is held.
 func (p *page) cause(reason api.PeerState_DisconnectReason) string {
 	switch {
-	case reason == api.PeerState_DISCONNECT_REASON_DECONFIGURED:
+	case reason == api.PeerState_DISCONNECT_REASON_DECONFIGURED, p.resetting:
 		return p.reconfigured()
 	case p.message != "":
 		return p.message
@@ -204,6 +205,16 @@ func (p *page) refuse(text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.held {
+		p.message, p.lastError = text, text
+	}
+}
+
+// ceased notes a Cease that we sent: that the session is being reset is known
+// better.
+func (p *page) ceased(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.held && !p.resetting {
 		p.message, p.lastError = text, text
 	}
 }

@@ -258,17 +258,31 @@ func (b *rack) mustHaveStayed(t *testing.T, sp bgp.Speaker, before map[string]st
 	}
 }
 
-// upSince is since when the sessions are up that are.
-func (b *rack) upSince(t *testing.T, sp bgp.Speaker) map[string]time.Time {
+// sessions are what we report of the sessions.
+func (b *rack) sessions(t *testing.T, sp bgp.Speaker) map[*seat]bgp.Session {
 	t.Helper()
-	sessions, err := sp.Sessions(context.Background())
+	all, err := sp.Sessions(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
+	out := make(map[*seat]bgp.Session)
+	for _, s := range b.seats {
+		i := slices.IndexFunc(all, func(session bgp.Session) bool { return session.Address == s.peer.Address })
+		if i < 0 {
+			t.Fatalf("there is no session with %v", s.peer.Address)
+		}
+		out[s] = all[i]
+	}
+	return out
+}
+
+// upSince is since when the sessions are up that are.
+func (b *rack) upSince(t *testing.T, sp bgp.Speaker) map[string]time.Time {
+	t.Helper()
 	out := make(map[string]time.Time)
-	for _, s := range sessions {
-		if s.State == bgp.StateEstablished {
-			out[s.Name] = s.Since
+	for s, session := range b.sessions(t, sp) {
+		if session.State == bgp.StateEstablished {
+			out[s.name()] = session.Since
 		}
 	}
 	return out
