@@ -172,7 +172,9 @@ func (b *rack) wire(t *testing.T, names []string) {
 			if s.option.far {
 				near, far = "gw5", "mid0"
 			}
-			fmt.Fprintf(&here, "addr add %s/24 dev %s\n", s.ours(), near)
+			if !s.option.late {
+				fmt.Fprintf(&here, "addr add %s/24 dev %s\n", s.ours(), near)
+			}
 			fmt.Fprintf(&there, "addr add %s/24 dev %s\n", s.theirs(), far)
 		}
 		batch(t, b.node, here.String())

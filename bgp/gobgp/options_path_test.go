@@ -2,6 +2,8 @@ package gobgp
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/godwit-net/godwit/bgp"
@@ -142,7 +144,13 @@ func pathOptions() []option {
 
 // testCounts compares what we report of some sessions with what the routers
 // send, of which the proofs are above.
-func testCounts(t *testing.T, b *rack, sp bgp.Speaker) {
+func testCounts(t *testing.T, b *rack, sp *child) {
+	for tor := 1; tor <= 2; tor++ { // only those that may send routes through us give ways
+		name := fmt.Sprint("tor", tor)
+		hops := []netip.Addr{b.seat(t, name, "own AS allowed").peer.Address, b.seat(t, name, "local AS, own AS allowed").peer.Address}
+		prefix := pfx(fmt.Sprintf(viaUs, tor))
+		sp.sink.wait(t, fmt.Sprintf("%v is via %v", prefix, hops), func() bool { return slices.Equal(sp.sink.routes[prefix].NextHops, hops) })
+	}
 	for option, want := range map[string]struct{ received, accepted int }{
 		sourceOption:               {4, 3}, // one is through us
 		"own AS not allowed":       {1, 0},

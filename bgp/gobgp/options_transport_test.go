@@ -1,9 +1,16 @@
 package gobgp
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/godwit-net/godwit/bgp"
+)
+
+const (
+	retriesSoon = "connect retry of 2 s"
+	retriesLate = "connect retry of 5 min"
 )
 
 // transportOptions have to do with how packets come to the other side.
@@ -41,6 +48,17 @@ func transportOptions() []option {
 			down: true,
 		},
 		{
+			name: "port", internal: true,
+			proof: func(t *testing.T, s *seat) string {
+				if l := s.look(t); !s.bird() { // BIRD does not say; it has no other port
+					return expect("its own port", l.ownPort, fmt.Sprint(s.peer.EffectivePort()))
+				}
+				return proof(t, s)
+			},
+		},
+		{name: retriesSoon, late: true, peer: func(p *bgp.Peer) { p.ConnectRetry = 2 * time.Second }},
+		{name: retriesLate, late: true, peer: func(p *bgp.Peer) { p.ConnectRetry = 5 * time.Minute }},
+		{
 			name: "password", internal: true, peer: func(p *bgp.Peer) { p.Password = password },
 			proof: proof,
 		},
@@ -54,6 +72,27 @@ func transportOptions() []option {
 			proof: proof,
 		},
 	}
+}
+
+// testRetry lets us call, and sees who is called.
+func testRetry(t *testing.T, b *rack) {
+	t.Run("connect retry", func(t *testing.T) {
+		for _, option := range []string{retriesLate, retriesSoon} {
+			for _, tor := range []string{"tor1", "tor2"} {
+				s := b.seat(t, tor, option)
+				b.node.Run("ip", "addr", "add", s.ours()+"/24", "dev", fmt.Sprint("gw", s.i))
+			}
+		}
+		for _, tor := range []string{"tor1", "tor2"} {
+			s := b.seat(t, tor, retriesSoon)
+			soon(t, func() string { return first(s.up(t), hasOwn(t, s, "64512")) })
+		}
+		for _, tor := range []string{"tor1", "tor2"} {
+			if s := b.seat(t, tor, retriesLate); s.up(t) == "" {
+				t.Errorf("%s is up, though it was not yet to be called again", s.name())
+			}
+		}
+	})
 }
 
 // testRotation gives a session of each router a new password, first here and then

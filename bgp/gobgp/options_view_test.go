@@ -29,7 +29,8 @@ type look struct {
 	families    string // those that we offered, sorted
 	remoteAS    string // ours
 	us          string // our end
-	port        string // ours; BIRD does not tell
+	port        string // ours; BIRD tells none
+	ownPort     string
 	keepalives  int    // heard
 	warning     string // the last NOTIFICATION
 }
@@ -86,6 +87,7 @@ func (s *seat) lookFRR(t *testing.T) look {
 		BgpTimerHoldTimeMsecs  int
 		ConnectionsEstablished int
 		HostForeign            string
+		PortLocal              int
 		PortForeign            int
 		LastNotificationReason string
 		MessageStats           struct{ KeepalivesRecv int }
@@ -98,6 +100,7 @@ func (s *seat) lookFRR(t *testing.T) look {
 	l.established, l.remoteAS, l.us = n.BgpState == "Established", fmt.Sprint(n.RemoteAs), n.HostForeign
 	l.hold, l.port, l.keepalives = fmt.Sprint(n.BgpTimerHoldTimeMsecs/1000), fmt.Sprint(n.PortForeign), n.MessageStats.KeepalivesRecv
 	l.since = fmt.Sprint("session ", n.ConnectionsEstablished) // the time since is computed, and not the same at each look
+	l.ownPort = fmt.Sprint(n.PortLocal)
 	l.warning = n.LastNotificationReason
 	var families []string
 	for name, have := range n.NeighborCapabilities.MultiprotocolExtensions {
