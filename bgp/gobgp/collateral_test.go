@@ -60,7 +60,7 @@ func TestNineOfTenSessionsStay(t *testing.T) {
 				}
 				if touched(one) {
 					soon(t, func() string {
-						if l := one.look(t); !l.established || l.since == before[one.name()] {
+						if l := one.look(t); !l.established || l.isSince(before[one.name()]) {
 							return l.text
 						}
 						return hasOwn(t, one, "64512")

@@ -139,6 +139,7 @@ func ordinaryOptions() []option {
 				return hasOwn(t, s, "64512")
 			},
 		},
+		{name: "passive at both ends", internal: true, down: true, peer: func(p *bgp.Peer) { p.Passive = true }},
 		{
 			name: "IPv4 only", internal: true, bothFamilies: true,
 			peer:  func(p *bgp.Peer) { p.Families = bgp.IPv4 },

@@ -106,7 +106,7 @@ func testRotation(t *testing.T, b *rack, sp bgp.Speaker) {
 		for _, s := range b.seats {
 			if rotated(s) {
 				soon(t, func() string {
-					if l := s.look(t); l.established && l.since == before[s.name()] {
+					if l := s.look(t); l.established && l.isSince(before[s.name()]) {
 						return l.text
 					}
 					return ""

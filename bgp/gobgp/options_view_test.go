@@ -115,6 +115,18 @@ func (s *seat) lookFRR(t *testing.T) look {
 	return l
 }
 
+// isSince reports whether the session is the one that was up before, in the
+// router's words. BIRD's times are a millisecond off at times.
+func (l look) isSince(was string) bool {
+	const layout = "2006-01-02 15:04:05.999"
+	a, err1 := time.Parse(layout, l.since)
+	b, err2 := time.Parse(layout, was)
+	if err1 != nil || err2 != nil {
+		return l.since == was
+	}
+	return a.Sub(b).Abs() < time.Second/2
+}
+
 // has is how the router sees a route of this session: "" when it has none, else
 // "path 64512 65001 hop 10.0.1.1" and " communities 1:2", if there are any.
 func (s *seat) has(t *testing.T, prefix string) string {
