@@ -138,8 +138,9 @@ type Peer struct {
 	Port    uint16
 	ASN     uint32
 
-	// LocalASN is the AS number by which the peer knows us; zero: Config.ASN. Towards
-	// it both appear in the AS path (RFC 7705, without its migration knobs).
+	// LocalASN is the AS number by which the peer knows us; zero: Config.ASN. It
+	// stands in the place of Config.ASN in AS paths that the peer is sent (RFC 7705,
+	// section 3.3: as with "Replace Old AS").
 	LocalASN uint32
 
 	Password string // TCP MD5 (RFC 2385); empty: none. Never logged or reported.
@@ -165,7 +166,7 @@ type Peer struct {
 
 	NextHop         NextHopMode
 	ASOverride      bool // replace the peer's AS number by ours in paths sent to it
-	AllowOwnASN     int  // how many times ours may be in paths that it sends
+	AllowOwnASN     int  // how many times ours, each of them with LocalASN, may be in paths that it sends
 	RemovePrivateAS RemovePrivateAS
 
 	// Owned are the blocks of a node peer, for Config.ValidateOrigin.

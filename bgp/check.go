@@ -89,6 +89,22 @@ func (p Peer) EffectiveKeepalive() time.Duration {
 	return p.Keepalive
 }
 
+// EffectiveConnectRetry is the time between attempts to connect.
+func (p Peer) EffectiveConnectRetry() time.Duration {
+	if p.ConnectRetry <= 0 {
+		return DefaultConnectRetry
+	}
+	return p.ConnectRetry
+}
+
+// EffectivePort is the TCP port that the peer is called at.
+func (p Peer) EffectivePort() uint16 {
+	if p.Port == 0 {
+		return DefaultPort
+	}
+	return p.Port
+}
+
 func (r Range) check() error {
 	if err := checkPrefix(r.CIDR); err != nil {
 		return err

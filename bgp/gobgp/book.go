@@ -35,6 +35,8 @@ type page struct {
 	// says why it last did, or why it was last refused.
 	flaps     int
 	lastError string
+	changed   string    // what of its configuration it was last reset for
+	resetting bool      // it is being reset for that, until it is up again
 	held      bool      // down for exceeding its limit of prefixes
 	opening   time.Time // since when it is in OpenConfirm; zero: it is not
 	nonsense  nonsense
@@ -96,10 +98,19 @@ func (b *book) reset(addr netip.Addr) {
 	defer p.mu.Unlock()
 	if p.established.Swap(false) {
 		p.flaps++
-		p.lastError = reconfigured
+		p.lastError = p.reconfigured()
 	}
 	p.since, p.message, p.held, p.opening = time.Time{}, "", false, time.Time{}
 	p.accepted, p.advertised, p.refused = tally{}, tally{}, tally{}
+}
+
+// reconfigure notes what of a peer's configuration its session is about to be
+// reset for.
+func (b *book) reconfigure(addr netip.Addr, what string) {
+	p := b.page(addr)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changed, p.resetting = what, true
 }
 
 func (b *book) policyChanged(addr netip.Addr) {
@@ -127,7 +138,7 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	}
 	if e.Peer.State.SessionState == packet.BGP_FSM_ESTABLISHED {
 		p.established.Store(true)
-		p.since, p.message, p.held = at, "", false
+		p.since, p.message, p.held, p.resetting = at, "", false, false
 		return
 	}
 	if p.established.Swap(false) {
@@ -157,17 +168,22 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	}
 }
 
-const (
-	connectionLost = "the connection was lost"
-	reconfigured   = "its configuration changed"
-)
+const connectionLost = "the connection was lost"
+
+// reconfigured says what the session was reset for. The lock is held.
+func (p *page) reconfigured() string {
+	if p.changed == "" {
+		return "its configuration changed"
+	}
+	return "its configuration changed, which takes a new session: " + p.changed
+}
 
 // cause says why a session that was established has ended: what was heard of it
 // since, else what follows from GoBGP's reason. The lock is held.
 func (p *page) cause(reason api.PeerState_DisconnectReason) string {
 	switch {
-	case reason == api.PeerState_DISCONNECT_REASON_DECONFIGURED:
-		return reconfigured
+	case reason == api.PeerState_DISCONNECT_REASON_DECONFIGURED, p.resetting:
+		return p.reconfigured()
 	case p.message != "":
 		return p.message
 	case reason == api.PeerState_DISCONNECT_REASON_INVALID_MSG:
@@ -190,6 +206,16 @@ func (p *page) refuse(text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.held {
+		p.message, p.lastError = text, text
+	}
+}
+
+// ceased notes a Cease that we sent: that the session is being reset is known
+// better.
+func (p *page) ceased(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.held && !p.resetting {
 		p.message, p.lastError = text, text
 	}
 }

@@ -69,7 +69,7 @@ func learn(t *testing.T, c bgp.Config, peer bgp.Peer, u *packet.BGPUpdate) {
 	var paths []*apiutil.Path
 	add := func(n packet.NLRI) {
 		p := &apiutil.Path{Nlri: n, PeerAddress: peer.Address, Attrs: u.PathAttributes}
-		if a, ok := announcement(p); ok && !throughUs(c.ASN, p) && c.Accepts(peer, a) {
+		if a, ok := announcement(p); ok && !throughUs(c, peer, p) && c.Accepts(peer, a) {
 			paths = append(paths, p)
 		}
 	}

@@ -115,7 +115,12 @@ func (p *page) hear(r slog.Record) (repeats bool) {
 			p.say("it refused our OPEN; its own log says why (often the AS number or the address it expects)")
 			return false
 		}
-		p.refuse("we closed the session: " + notification(code, sub) + p.hint(code, sub))
+		text := "we closed the session: " + notification(code, sub) + p.hint(code, sub)
+		if code == codeCease {
+			p.ceased(text)
+			return
+		}
+		p.refuse(text)
 	case "received notification":
 		code, sub := number(r, "Code"), number(r, "Subcode")
 		text := notification(code, sub)

@@ -176,22 +176,23 @@ func (s *Speaker) refused(page *page, peer bgp.Peer, state *api.Peer, received i
 // takes reports whether the import policy accepts a path from a peer.
 func (s *Speaker) takes(peer bgp.Peer, path *apiutil.Path) bool {
 	a, ok := announcement(path)
-	return ok && !throughUs(s.config.ASN, path) && nextHop(path).IsValid() && s.config.Accepts(peer, a)
+	return ok && !throughUs(s.config, peer, path) && nextHop(path).IsValid() && s.config.Accepts(peer, a)
 }
 
-// throughUs reports whether a path came through our own AS and is a loop
-// (RFC 4271, section 9.1.2).
-func throughUs(asn uint32, path *apiutil.Path) bool {
+// throughUs reports whether a path came through our own AS, by one of the numbers
+// that it has, more often than the peer may send (RFC 4271, section 9.1.2).
+func throughUs(c bgp.Config, peer bgp.Peer, path *apiutil.Path) bool {
+	times := make(map[uint32]int)
 	for _, a := range path.Attrs {
 		if as, ok := a.(*packet.PathAttributeAsPath); ok {
 			for _, segment := range as.Value {
-				if slices.Contains(segment.GetAS(), asn) {
-					return true
+				for _, asn := range segment.GetAS() {
+					times[asn]++
 				}
 			}
 		}
 	}
-	return false
+	return times[c.ASN] > peer.AllowOwnASN || peer.LocalASN != 0 && times[peer.LocalASN] > peer.AllowOwnASN
 }
 
 func stateOf(s api.PeerState_SessionState) bgp.State {
