@@ -119,7 +119,7 @@ type BGPTimers struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=21845
 	KeepaliveSeconds *int32 `json:"keepaliveSeconds,omitempty"`
-	// Seconds between attempts to connect: 5 when not given.
+	// Seconds between attempts to connect: 3 when not given.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
