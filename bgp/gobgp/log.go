@@ -114,6 +114,10 @@ func (p *page) hear(r slog.Record) {
 		p.say("can't connect: %s", cause)
 	case "outgoing connection IO error":
 		p.say("it closed the connection without a word (does it know this node as a peer?)")
+	case "hold timer expired":
+		p.mu.Lock()
+		p.silent = p.established.Load()
+		p.mu.Unlock()
 	case "sent notification":
 		code, sub := number(r, "Code"), number(r, "Subcode")
 		if code == codeFSM {
