@@ -136,7 +136,7 @@ func (f *Flows) receive() {
 	for {
 		n, from, err := unix.Recvfrom(f.fd, buf, 0)
 		switch {
-		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENETDOWN): // told once; it goes on when the link is up
 			continue
 		case errors.Is(err, unix.EAGAIN):
 			select {
