@@ -155,7 +155,7 @@ type BGPTimers struct {
 	// +kubebuilder:validation:Maximum=21845
 	KeepaliveSeconds *int32 `json:"keepaliveSeconds,omitempty"`
 	// Seconds between attempts to connect, up to a quarter less, lest all nodes call
-	// at once: 5 when not given.
+	// at once: 3 when not given.
 	// +optional
 	// +kubebuilder:validation:Minimum=2
 	// +kubebuilder:validation:Maximum=65535

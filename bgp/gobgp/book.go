@@ -18,6 +18,8 @@ import (
 // since when, and why not. It outlives a peer's removal only as long as GoBGP's
 // goroutines may still speak of it.
 type book struct {
+	silent chan struct{} // a session ended because its peer was silent; holds at most one
+
 	mu    sync.Mutex
 	pages map[netip.Addr]*page
 }
@@ -40,6 +42,7 @@ type page struct {
 	held      bool      // down for exceeding its limit of prefixes
 	opening   time.Time // since when it is in OpenConfirm; zero: it is not
 	nonsense  nonsense
+	silent    bool // the hold time of its session expired, and nothing was done about it yet
 
 	accepted, advertised, refused tally
 	refusedFirst                  []netip.Prefix
@@ -56,7 +59,9 @@ type tally struct {
 	count    int
 }
 
-func newBook() *book { return &book{pages: make(map[netip.Addr]*page)} }
+func newBook() *book {
+	return &book{silent: make(chan struct{}, 1), pages: make(map[netip.Addr]*page)}
+}
 
 // page returns the page of a peer, which is made when it is missing.
 func (b *book) page(addr netip.Addr) *page {
@@ -100,7 +105,7 @@ func (b *book) reset(addr netip.Addr) {
 		p.flaps++
 		p.lastError = p.reconfigured()
 	}
-	p.since, p.message, p.held, p.opening = time.Time{}, "", false, time.Time{}
+	p.since, p.message, p.held, p.opening, p.silent = time.Time{}, "", false, time.Time{}, false
 	p.accepted, p.advertised, p.refused = tally{}, tally{}, tally{}
 }
 
@@ -138,13 +143,19 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	}
 	if e.Peer.State.SessionState == packet.BGP_FSM_ESTABLISHED {
 		p.established.Store(true)
-		p.since, p.message, p.held, p.resetting = at, "", false, false
+		p.since, p.message, p.held, p.resetting, p.silent = at, "", false, false, false
 		return
 	}
 	if p.established.Swap(false) {
 		p.since = at
 		p.flaps++
 		p.lastError = p.cause(e.Peer.State.DisconnectReason)
+		if p.silent {
+			select {
+			case b.silent <- struct{}{}:
+			default:
+			}
+		}
 	}
 	if p.held {
 		return // the reason is known better
@@ -192,6 +203,15 @@ func (p *page) cause(reason api.PeerState_DisconnectReason) string {
 		return "we closed the session: " + notification(codeHold, 0)
 	}
 	return connectionLost
+}
+
+// takeSilent tells once that a session ended because the peer was silent.
+func (p *page) takeSilent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	silent := p.silent && !p.established.Load()
+	p.silent = p.silent && !silent
+	return silent
 }
 
 // hangs tells whether a session is in OpenConfirm for too long.

@@ -11,7 +11,8 @@ import (
 // logHandler takes GoBGP's log. Warnings and errors go to our own log, the
 // rest goes there for debugging only; and what a peer's state machine says is
 // heard for the session's status, since GoBGP tells nowhere else why a
-// connection fails.
+// connection fails; nor does it tell elsewhere, before it has worked on each
+// route, that a session was lost.
 //
 // Debug messages are heard only of sessions that are not established: an
 // established one makes several for each UPDATE, which would cost more than
@@ -19,12 +20,14 @@ import (
 type logHandler struct {
 	next  slog.Handler
 	book  *book
-	page  *page // of the peer whose state machine logs, or nil
+	lost  func(netip.Addr) // hears of peers whose routes go
+	page  *page            // of the peer whose state machine logs, or nil
+	peer  netip.Addr       // that peer
 	muted *atomic.Bool
 }
 
-func newLogHandler(next slog.Handler, b *book) *logHandler {
-	return &logHandler{next: next, book: b, muted: new(atomic.Bool)}
+func newLogHandler(next slog.Handler, b *book, lost func(netip.Addr)) *logHandler {
+	return &logHandler{next: next, book: b, lost: lost, muted: new(atomic.Bool)}
 }
 
 // mute ends logging: a server that is being stopped has nothing to say.
@@ -47,7 +50,13 @@ func (h *logHandler) Enabled(ctx context.Context, level slog.Level) bool {
 
 // Handle implements slog.Handler.
 func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
-	repeats := h.page != nil && h.page.hear(r)
+	repeats := false
+	if h.page != nil {
+		repeats = h.page.hear(r)
+		if r.Message == "Peer Down" && attr(r, "Reason").String() != "graceful-restart" {
+			h.lost(h.peer)
+		}
+	}
 	level := r.Level
 	switch {
 	case level < slog.LevelInfo:
@@ -81,7 +90,7 @@ func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 			continue
 		}
 		if addr, err := netip.ParseAddr(a.Value.String()); err == nil {
-			c.page = h.book.page(addr)
+			c.page, c.peer = h.book.page(addr), addr.Unmap()
 		}
 	}
 	return &c
@@ -109,6 +118,10 @@ func (p *page) hear(r slog.Record) (repeats bool) {
 		p.say("can't connect: %s", cause)
 	case "outgoing connection IO error":
 		p.say("it closed the connection without a word (does it know this node as a peer?)")
+	case "hold timer expired":
+		p.mu.Lock()
+		p.silent = p.established.Load()
+		p.mu.Unlock()
 	case "sent notification":
 		code, sub := number(r, "Code"), number(r, "Subcode")
 		if code == codeFSM {

@@ -42,7 +42,8 @@ func identityOf(c bgp.Config) identity {
 // startServer starts GoBGP and listens, with a policy that rejects everything
 // in both directions and with nobody to talk to.
 func startServer(ctx context.Context, c bgp.Config, console string, b *book, l *learned, log *slog.Logger) (*server, error) {
-	handler := newLogHandler(log.Handler(), b)
+	epoch := l.newEpoch()
+	handler := newLogHandler(log.Handler(), b, func(peer netip.Addr) { l.lost(epoch, peer) })
 	options, err := consoleOptions(console)
 	if err != nil {
 		return nil, err
@@ -70,7 +71,6 @@ func startServer(ctx context.Context, c bgp.Config, console string, b *book, l *
 	}
 	watchCtx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it lasts as long as the server
 	s.stopWatch = cancel
-	epoch := l.newEpoch()
 	err = s.WatchEvent(watchCtx, gobgp.WatchEventMessageCallbacks{
 		OnBestPath: func(paths []*apiutil.Path, _ time.Time) { l.paths(epoch, paths) },
 		OnPathEor:  func(p *apiutil.Path, _ time.Time) { l.endOfRIB(epoch, p.PeerAddress, familyOf(p.Family)) },

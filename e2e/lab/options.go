@@ -145,6 +145,9 @@ func (o Options) String() string {
 	if o.Subnets > 1 {
 		parts = append(parts, fmt.Sprintf("%d subnets", o.Subnets))
 	}
+	if o.ToRs > 2 {
+		parts = append(parts, fmt.Sprintf("%d top-of-rack routers", o.ToRs))
+	}
 	parts = append(parts, "topology "+strings.ToLower(string(o.BGP)))
 	if o.MTU != topology.DefaultMTU {
 		parts = append(parts, fmt.Sprintf("MTU %d", o.MTU))

@@ -106,6 +106,8 @@ func (b *bird) Start(ctx context.Context) error {
 
 func (b *bird) Stop(ctx context.Context) error { return b.group.Stop(ctx, b.process()) }
 
+func (b *bird) Kill(ctx context.Context) error { return b.group.Kill(ctx, b.process()) }
+
 func (b *bird) Sessions(ctx context.Context, up bool) error {
 	verb := map[bool]string{true: "enable ", false: "disable "}[up]
 	for _, p := range b.Peers {

@@ -111,6 +111,9 @@ type Router interface {
 	Start(ctx context.Context) error
 	// Stop ends it; a router that does not run is no error.
 	Stop(ctx context.Context) error
+	// Kill ends it with SIGKILL, as a crash does: its peers see their connections
+	// closed, and what it wrote into its kernel stays there.
+	Kill(ctx context.Context) error
 	// Sessions shuts the sessions with all nodes down, or lets them come up again, as
 	// an operator would: the nodes are told so (RFC 4486), and graceful restart does
 	// not apply.
