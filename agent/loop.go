@@ -35,9 +35,15 @@ func (a *Agent) loop(ctx context.Context, g *errgroup.Group, socket string) erro
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		// Which addresses are in use matters to what a drained node announces alone.
+		var used <-chan struct{}
+		if w.drain.on {
+			used = a.addresses.Changed()
+		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-used:
 		case p := <-a.plans:
 			w.take(ctx, p)
 		case blocks := <-a.blocks:
@@ -66,6 +72,7 @@ type worker struct {
 	devices                []tunnel.Device // as last asked for
 	remotely, remoteSynced bool            // the remote class is in use; it was said to be complete
 	saved                  checkpoint
+	drain                  drain
 	problem                []error // of the plan itself
 	told                   string  // problems as last logged
 }
@@ -133,7 +140,8 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	encapsulated, troubles := w.encapsulate(ctx, &d, blocks)
 	problems = append(problems, troubles...)
 	w.routeRemote(ctx, &d)
-	problems = append(problems, w.speak(ctx, d, blocks)...)
+	announce, more := w.drain.advertised(d.speaker.Draining, blocks, time.Now())
+	problems = append(problems, w.speak(ctx, d, announce)...)
 	w.routeBlocks(blocks)
 	if err := w.masquerade.Set(ctx, w.natRules(&d)); err != nil {
 		problems = append(problems, fmt.Errorf("masquerade: %w", err))
@@ -166,20 +174,24 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 			w.log.Info("the plan is carried out in full")
 		}
 	}
+	wait := passInterval
 	switch {
 	case failing:
-		return retryInterval
+		wait = retryInterval
 	case !settled:
-		return settleWait
+		wait = settleWait
 	}
-	return passInterval
+	if more > 0 {
+		wait = min(wait, more)
+	}
+	return wait
 }
 
 // speak makes the speaker do its part. A peer whose password can't be had is
 // left out, so that its session ends or does not begin.
-func (w *worker) speak(ctx context.Context, d desired, blocks []ipam.BlockUsage) []error {
+func (w *worker) speak(ctx context.Context, d desired, announce []netip.Prefix) []error {
 	c := d.speaker
-	c.Peers = nil
+	c.Peers, c.Advertise = nil, announce
 	var problems []error
 	for _, peer := range d.speaker.Peers {
 		if ref, ok := d.passwords[peer.Address]; ok {
@@ -191,9 +203,6 @@ func (w *worker) speak(ctx context.Context, d desired, blocks []ipam.BlockUsage)
 			peer.Password = password
 		}
 		c.Peers = append(c.Peers, peer)
-	}
-	for _, b := range blocks {
-		c.Advertise = append(c.Advertise, b.CIDR)
 	}
 	if err := w.speaker.Set(ctx, c); err != nil && ctx.Err() == nil {
 		problems = append(problems, fmt.Errorf("BGP: %w", err))
