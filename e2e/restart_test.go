@@ -26,13 +26,24 @@ const (
 )
 
 // TestRestarts restarts an agent in every way, twice each within the time for
-// which peers keep its routes, under traffic. Nothing may be lost.
+// which peers keep its routes, and then drains a node, in one lab under traffic.
+// Nothing may be lost.
 func TestRestarts(t *testing.T) {
 	netnstest.RequireRoot(t)
 	ctx := deadline(t, 5*time.Minute)
 	newer := buildAgent(ctx, t, upgraded)
 	l := bringUp(ctx, t, lab.Options{})
-	testRestarts(t, l, newer)
+	for _, tt := range []struct {
+		name string
+		run  func(*testing.T)
+	}{
+		{"Restarts", func(t *testing.T) { testRestarts(t, l, newer) }},
+		{"Drain", func(t *testing.T) { testDrain(t, l) }},
+	} {
+		if !t.Run(tt.name, tt.run) && ctx.Err() != nil {
+			t.Fatal("out of time")
+		}
+	}
 }
 
 func testRestarts(t *testing.T, l *lab.Lab, newer string) {

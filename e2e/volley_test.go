@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -97,15 +98,21 @@ type outcomes []outcome
 // been there all the time.
 func (v *volley) stop() outcomes {
 	v.t.Helper()
-	var all outcomes
-	for _, d := range v.flows {
-		c, err := d.Stop()
-		o := outcome{Count: c, name: d.Name, err: err}
-		for _, n := range c.Lost[:min(len(c.Lost), few)] {
+	all := make(outcomes, len(v.flows))
+	var wg sync.WaitGroup
+	for i, d := range v.flows {
+		wg.Go(func() {
+			all[i].name = d.Name
+			all[i].Count, all[i].err = d.Stop()
+		})
+	}
+	wg.Wait()
+	for i := range all {
+		o := &all[i]
+		for _, n := range o.Lost[:min(len(o.Lost), few)] {
 			o.at = append(o.at, time.Duration(n)*time.Second/time.Duration(v.pace)) // #nosec G115 -- a count
 		}
-		v.t.Logf("%-16s %6d sent, %d lost, %d refused, longest gap %v", o.name, c.Sent, len(c.Lost), c.Refused, c.Longest.Round(time.Millisecond))
-		all = append(all, o)
+		v.t.Logf("%-16s %6d sent, %d lost, %d refused, longest gap %v", o.name, o.Sent, len(o.Lost), o.Refused, o.Longest.Round(time.Millisecond))
 	}
 	for machine, w := range v.watches {
 		missing, asked, err := w.Stop()
