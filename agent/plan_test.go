@@ -287,9 +287,9 @@ func TestTranslateEveryOption(t *testing.T) {
 func TestAggregatesNeedABlockInside(t *testing.T) {
 	cidr := netip.MustParsePrefix
 	d := desired{aggregates: []netip.Prefix{cidr("172.25.0.0/16"), cidr("172.26.0.0/16"), cidr("172.27.0.64/26")}}
-	blocks := []ipam.BlockUsage{
-		{Block: ipam.Block{CIDR: cidr("172.26.1.0/26")}},
-		{Block: ipam.Block{CIDR: cidr("172.27.0.64/26")}}, // the pool is one block, which is announced anyway
+	blocks := []netip.Prefix{
+		cidr("172.26.1.0/26"),
+		cidr("172.27.0.64/26"), // the pool is one block, which is announced anyway
 	}
 	if got, want := aggregatesOf(&d, blocks), []netip.Prefix{cidr("172.26.0.0/16")}; !slices.Equal(got, want) {
 		t.Errorf("aggregates %v, want %v", got, want)

@@ -64,7 +64,7 @@ type Config struct {
 	Reflector bool
 	// Draining has all own prefixes announced with the community GRACEFUL_SHUTDOWN
 	// and local preference 0 (RFC 8326, section 4), so that others prefer other ways
-	// before these go.
+	// before these go. What goes, and when, Advertise says.
 	Draining bool
 	Peers    []Peer
 }

@@ -124,9 +124,10 @@ func (l *Lab) routerConfig(t topology.ToR) router.Config {
 		Name: t.Name, Netns: l.Top.Namespace(t.Name), Dir: l.path(t.Name),
 		RouterID: t.RouterID, Addresses: t.Address.Addrs(), ASN: t.ASN, PeerASN: l.Top.NodeASN, Password: t.Password,
 		OneFamily: l.Options.Sessions == SessionsBoth, Pools: l.Top.Pool.Each(),
-		Announce:      append(t.Hosts.Networks(), t.Shared.Networks()...),
-		AnnounceLinks: []string{"hosts", "shared"},
-		Patience:      l.Patience,
+		Announce:          append(t.Hosts.Networks(), t.Shared.Networks()...),
+		AnnounceLinks:     []string{"hosts", "shared"},
+		NoGracefulRestart: l.Options.NoGracefulRestart,
+		Patience:          l.Patience,
 	}
 	for _, f := range l.sessionFamilies() {
 		for _, n := range l.Top.Nodes {

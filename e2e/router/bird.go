@@ -55,7 +55,7 @@ template bgp {{$g.Name}} {
   hold time 90;
   connect retry time 5;
   error wait time 1, 10;
-  graceful restart on;
+  graceful restart {{if $.NoGracefulRestart}}off{{else}}on{{end}};
 {{- if $.Password}}
   password "{{$.Password}}";
 {{- end}}

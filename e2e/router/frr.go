@@ -52,7 +52,11 @@ route-map hosts{{$n}} permit 10
 router bgp {{.ASN}}
  bgp router-id {{.RouterID}}
  bgp log-neighbor-changes
+{{- if .NoGracefulRestart}}
+ bgp graceful-restart-disable
+{{- else}}
  bgp graceful-restart
+{{- end}}
  no bgp default ipv4-unicast
 {{- range $g := .Groups}}
  neighbor {{$g.Name}} peer-group

@@ -49,7 +49,10 @@ type Config struct {
 	Announce  []netip.Prefix // the networks of its hosts, connected
 	// AnnounceLinks are the interfaces of these networks.
 	AnnounceLinks []string
-	Patience      patience.Factor
+	// NoGracefulRestart turns graceful restart (RFC 4724) off: the routes of a node go
+	// when its session does.
+	NoGracefulRestart bool
+	Patience          patience.Factor
 }
 
 // family is one of the families that a router has, as its configuration needs
@@ -120,6 +123,8 @@ type Router interface {
 	Sessions(ctx context.Context, up bool) error
 	// Show asks the router's own command-line program, in its words.
 	Show(ctx context.Context, command string) (string, error)
+	// Neighbor asks for the state of one of the neighbours.
+	Neighbor(ctx context.Context, n Neighbor) (State, error)
 	// Blocks asks for the routes of a pool that the nodes announced, in the router's
 	// words.
 	Blocks(ctx context.Context, pool netip.Prefix) (title, view string, err error)
