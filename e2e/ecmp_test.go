@@ -52,10 +52,10 @@ func testSpread(t *testing.T, l *lab.Lab) {
 		after := spread(left)
 		of, moved, stayed := 0, 0, 0
 		for i := range before {
-			switch {
-			case before[i] == lost:
+			switch before[i] {
+			case lost:
 				of++
-			case before[i] == after[i]:
+			case after[i]:
 				stayed++
 			default:
 				moved++
