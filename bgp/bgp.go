@@ -67,6 +67,8 @@ type Config struct {
 	// before these go.
 	Draining bool
 	Peers    []Peer
+	// Callers are peers by the range that they call from.
+	Callers []Callers
 }
 
 // Mark gives attributes to the own prefixes inside CIDR; the first that fits a

@@ -175,7 +175,7 @@ func TestUsable(t *testing.T) {
 		bad := good
 		bad.Name, bad.Address = "bad", netip.MustParseAddr("10.0.0.3")
 		spoil(&bad)
-		peers, err := Config{Peers: []Peer{good, bad}}.Usable()
+		peers, _, err := Config{Peers: []Peer{good, bad}}.Usable()
 		var pe *PeerError
 		if !errors.As(err, &pe) || pe.Peer != "bad" || !strings.Contains(err.Error(), want) {
 			t.Errorf("want an error about %q of bad, got %v", want, err)

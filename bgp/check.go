@@ -49,9 +49,9 @@ func (c Config) Check() error {
 	return nil
 }
 
-// Usable returns the peers that can be used, and what is wrong with the others
-// as *PeerErrors, joined.
-func (c Config) Usable() ([]Peer, error) {
+// Usable returns the peers and the ranges of callers that can be used, and what is
+// wrong with the others as *PeerErrors, joined.
+func (c Config) Usable() ([]Peer, []Callers, error) {
 	var (
 		usable = make([]Peer, 0, len(c.Peers))
 		errs   []error
@@ -69,7 +69,8 @@ func (c Config) Usable() ([]Peer, error) {
 		seen[p.Address] = p.Name
 		usable = append(usable, p)
 	}
-	return usable, errors.Join(errs...)
+	callers, err := c.usableCallers()
+	return usable, callers, errors.Join(append(errs, err)...)
 }
 
 // EffectiveHold is the hold time that the peer is offered.

@@ -39,6 +39,7 @@ type Speaker struct {
 	config   bgp.Config
 	peers    map[netip.Addr]bgp.Peer
 	state    map[netip.Addr]*session
+	called   map[netip.Addr]bool // callers that became peers
 	routers  map[netip.Addr]*Neighbor
 	told     map[netip.Prefix]bgp.Route
 	began    time.Time
@@ -76,7 +77,7 @@ func New(o Options) *Speaker {
 	}
 	s := &Speaker{
 		options: o,
-		peers:   make(map[netip.Addr]bgp.Peer), state: make(map[netip.Addr]*session),
+		peers:   make(map[netip.Addr]bgp.Peer), state: make(map[netip.Addr]*session), called: make(map[netip.Addr]bool),
 		routers: make(map[netip.Addr]*Neighbor), told: make(map[netip.Prefix]bgp.Route),
 		delivery: make(chan struct{}),
 	}
@@ -90,7 +91,7 @@ func (s *Speaker) Set(_ context.Context, c bgp.Config) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
-	peers, err := c.Usable()
+	peers, callers, err := c.Usable()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
@@ -105,6 +106,14 @@ func (s *Speaker) Set(_ context.Context, c bgp.Config) error {
 			if former, known := s.peers[p.Address]; known {
 				want[p.Address] = former
 			}
+		}
+	}
+	c.Callers = callers
+	for addr := range s.called {
+		if p, ok := c.Caller(addr); ok {
+			want[addr] = p
+		} else {
+			delete(s.called, addr)
 		}
 	}
 	whole := s.config.ASN != c.ASN || s.config.RouterID != c.RouterID || s.config.ListenPort != c.ListenPort
@@ -281,6 +290,9 @@ func (s *Speaker) deliver() {
 
 func (s *Speaker) complete() bool {
 	if s.began.IsZero() {
+		return false
+	}
+	if len(s.config.Callers) > 0 && time.Since(s.began) < s.options.SyncTimeout {
 		return false
 	}
 	for _, st := range s.state {
