@@ -235,8 +235,17 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
+	// Peers keep the routes of an agent that will be back, and those of pods that
+	// still are there.
+	mode := bgp.StopRestart
+	a.state.mu.Lock()
+	draining := a.state.desired.speaker.Draining
+	a.state.mu.Unlock()
+	if drained(draining, a.addresses.Blocks()) {
+		mode = bgp.StopLeave
+	}
 	return errors.Join(
-		a.speaker.Stop(ctx, bgp.StopRestart),
+		a.speaker.Stop(ctx, mode),
 		a.masquerade.Close(),
 		a.tunnels.Close(),
 		a.table.Close(),

@@ -68,6 +68,17 @@ func TestEvents(t *testing.T) {
 				[]string{"Warning BGPSessionFlapped the BGP session with peer tor1 (10.0.0.1, AS 65001) went down and came up again: the connection was lost"},
 			},
 		}},
+		{"a router whose session is reset for what changed", torSession(), []step{
+			{up, []string{"Normal BGPSessionUp the BGP session with peer tor1 (10.0.0.1, AS 65001) is established"}},
+			{
+				func(s *bgp.Session) {
+					down(s)
+					s.LastError = "its configuration changed, which takes a new session: hold time"
+				},
+				[]string{"Warning BGPSessionDown the BGP session with peer tor1 (10.0.0.1, AS 65001) is down: its configuration changed, which takes a new session: hold time"},
+			},
+			{up, []string{"Normal BGPSessionUp the BGP session with peer tor1 (10.0.0.1, AS 65001) is established"}},
+		}},
 		{"a router that restarts", torSession(), []step{
 			{up, []string{"Normal BGPSessionUp the BGP session with peer tor1 (10.0.0.1, AS 65001) is established"}},
 			{restarting, []string{"Warning BGPSessionDown the BGP session with peer tor1 (10.0.0.1, AS 65001) is down; its routes are kept for its restart time"}},

@@ -35,9 +35,15 @@ func (a *Agent) loop(ctx context.Context, g *errgroup.Group, socket string) erro
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		// Which addresses are in use matters to what a drained node announces alone.
+		var used <-chan struct{}
+		if w.drain.on {
+			used = a.addresses.Changed()
+		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-used:
 		case p := <-a.plans:
 			w.take(ctx, p)
 		case blocks := <-a.blocks:
@@ -66,6 +72,7 @@ type worker struct {
 	devices                []tunnel.Device // as last asked for
 	remotely, remoteSynced bool            // the remote class is in use; it was said to be complete
 	saved                  checkpoint
+	drain                  drain
 	problem                []error // of the plan itself
 	told                   string  // problems as last logged
 }
@@ -133,8 +140,9 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	encapsulated, troubles := w.encapsulate(ctx, &d, blocks)
 	problems = append(problems, troubles...)
 	w.routeRemote(ctx, &d)
-	problems = append(problems, w.speak(ctx, d, blocks)...)
-	w.routeBlocks(blocks, aggregatesOf(&d, blocks))
+	announce, more := w.drain.advertised(d.speaker.Draining, blocks, time.Now())
+	problems = append(problems, w.speak(ctx, d, announce)...)
+	w.routeBlocks(&d, blocks)
 	if err := w.masquerade.Set(ctx, w.natRules(&d)); err != nil {
 		problems = append(problems, fmt.Errorf("masquerade: %w", err))
 	}
@@ -166,20 +174,24 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 			w.log.Info("the plan is carried out in full")
 		}
 	}
+	wait := passInterval
 	switch {
 	case failing:
-		return retryInterval
+		wait = retryInterval
 	case !settled:
-		return settleWait
+		wait = settleWait
 	}
-	return passInterval
+	if more > 0 {
+		wait = min(wait, more)
+	}
+	return wait
 }
 
 // speak makes the speaker do its part. A peer whose password can't be had is
 // left out, so that its session ends or does not begin.
-func (w *worker) speak(ctx context.Context, d desired, blocks []ipam.BlockUsage) []error {
+func (w *worker) speak(ctx context.Context, d desired, announce []netip.Prefix) []error {
 	c := d.speaker
-	c.Peers = nil
+	c.Peers, c.Advertise = nil, announce
 	var problems []error
 	for _, peer := range d.speaker.Peers {
 		if ref, ok := d.passwords[peer.Address]; ok {
@@ -192,13 +204,10 @@ func (w *worker) speak(ctx context.Context, d desired, blocks []ipam.BlockUsage)
 		}
 		c.Peers = append(c.Peers, peer)
 	}
-	for _, b := range blocks {
-		c.Advertise = append(c.Advertise, b.CIDR)
-	}
 	// A node that does not know all others yet would draw their pods' packets to itself
 	// only to drop them.
 	if w.learned.complete() {
-		c.Aggregates = aggregatesOf(&d, blocks)
+		c.Aggregates = aggregatesOf(&d, announce)
 	}
 	if err := w.speaker.Set(ctx, c); err != nil && ctx.Err() == nil {
 		problems = append(problems, fmt.Errorf("BGP: %w", err))
@@ -206,12 +215,11 @@ func (w *worker) speak(ctx context.Context, d desired, blocks []ipam.BlockUsage)
 	return problems
 }
 
-// aggregatesOf are the aggregates that the node may announce: those with a block
-// of its own inside.
-func aggregatesOf(d *desired, blocks []ipam.BlockUsage) []netip.Prefix {
+// aggregatesOf are the aggregates of the plan with one of a node's blocks inside.
+func aggregatesOf(d *desired, blocks []netip.Prefix) []netip.Prefix {
 	var out []netip.Prefix
 	for _, a := range d.aggregates {
-		if slices.ContainsFunc(blocks, func(b ipam.BlockUsage) bool { return a.Bits() < b.CIDR.Bits() && a.Contains(b.CIDR.Addr()) }) {
+		if slices.ContainsFunc(blocks, func(b netip.Prefix) bool { return a.Bits() < b.Bits() && a.Contains(b.Addr()) }) {
 			out = append(out, a)
 		}
 	}
@@ -222,11 +230,15 @@ func aggregatesOf(d *desired, blocks []ipam.BlockUsage) []netip.Prefix {
 // addresses that no pod has don't leave by the default route, and each aggregate,
 // so that those to blocks that no node has don't. A block of one address has none:
 // it would stand in the way of its pod's own route.
-func (w *worker) routeBlocks(blocks []ipam.BlockUsage, aggregates []netip.Prefix) {
-	want := append(make([]netip.Prefix, 0, len(aggregates)+len(blocks)), aggregates...)
-	for _, b := range blocks {
-		if !b.CIDR.IsSingleIP() {
-			want = append(want, b.CIDR)
+func (w *worker) routeBlocks(d *desired, blocks []ipam.BlockUsage) {
+	own := make([]netip.Prefix, len(blocks))
+	for i, b := range blocks {
+		own[i] = b.CIDR
+	}
+	want := append(make([]netip.Prefix, 0, len(own)), aggregatesOf(d, own)...)
+	for _, b := range own {
+		if !b.IsSingleIP() {
+			want = append(want, b)
 		}
 	}
 	if w.routed != nil && slices.Equal(want, w.routed) {

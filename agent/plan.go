@@ -17,7 +17,7 @@ import (
 // Defaults of a session, where the plan leaves them open.
 const (
 	defaultHold            = 90 * time.Second
-	defaultConnectRetry    = 5 * time.Second
+	defaultConnectRetry    = bgp.DefaultConnectRetry
 	defaultGracefulRestart = 120 * time.Second
 )
 

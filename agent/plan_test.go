@@ -93,7 +93,7 @@ func TestTranslateReferencePlan(t *testing.T) {
 		Peers: []bgp.Peer{
 			{
 				Name: "n2", Kind: bgp.PeerNode, Address: netip.MustParseAddr("10.211.55.116"), Port: 179, ASN: 64512,
-				Hold: 90 * time.Second, Keepalive: 30 * time.Second, ConnectRetry: 5 * time.Second, GracefulRestart: 120 * time.Second,
+				Hold: 90 * time.Second, Keepalive: 30 * time.Second, ConnectRetry: 3 * time.Second, GracefulRestart: 120 * time.Second,
 			},
 			{
 				Name: "tor1", Kind: bgp.PeerExternal, Address: netip.MustParseAddr("10.211.55.1"), Port: 1179, ASN: 65001,
@@ -232,7 +232,7 @@ func TestTranslateEveryOption(t *testing.T) {
 	addr, cidr := netip.MustParseAddr, netip.MustParsePrefix
 	withheld := bgp.Rule{Match: bgp.Match{Ranges: []bgp.Range{{CIDR: cidr("172.26.0.0/16"), MinLength: 16, MaxLength: 32}}, Source: bgp.SourceOwn}}
 	partly := bgp.Rule{Match: bgp.Match{Ranges: []bgp.Range{{CIDR: cidr("172.27.0.0/16"), MinLength: 17, MaxLength: 32}}, Source: bgp.SourceOwn}}
-	const hold, keepalive, retry = 90 * time.Second, 30 * time.Second, 5 * time.Second
+	const hold, keepalive, retry = 90 * time.Second, 30 * time.Second, 3 * time.Second
 	want := bgp.Config{
 		ASN: 64512, RouterID: addr("10.211.55.101"), NextHops: []netip.Addr{addr("10.211.55.101")}, ListenPort: 179,
 		ValidateOrigin: true, Draining: true, Reflector: true,
@@ -287,9 +287,9 @@ func TestTranslateEveryOption(t *testing.T) {
 func TestAggregatesNeedABlockInside(t *testing.T) {
 	cidr := netip.MustParsePrefix
 	d := desired{aggregates: []netip.Prefix{cidr("172.25.0.0/16"), cidr("172.26.0.0/16"), cidr("172.27.0.64/26")}}
-	blocks := []ipam.BlockUsage{
-		{Block: ipam.Block{CIDR: cidr("172.26.1.0/26")}},
-		{Block: ipam.Block{CIDR: cidr("172.27.0.64/26")}}, // the pool is one block, which is announced anyway
+	blocks := []netip.Prefix{
+		cidr("172.26.1.0/26"),
+		cidr("172.27.0.64/26"), // the pool is one block, which is announced anyway
 	}
 	if got, want := aggregatesOf(&d, blocks), []netip.Prefix{cidr("172.26.0.0/16")}; !slices.Equal(got, want) {
 		t.Errorf("aggregates %v, want %v", got, want)

@@ -64,7 +64,7 @@ type Config struct {
 	Reflector bool
 	// Draining has all own prefixes announced with the community GRACEFUL_SHUTDOWN
 	// and local preference 0 (RFC 8326, section 4), so that others prefer other ways
-	// before these go.
+	// before these go. What goes, and when, Advertise says.
 	Draining bool
 	Peers    []Peer
 	// Callers are peers by the range that they call from.
@@ -140,8 +140,9 @@ type Peer struct {
 	Port    uint16
 	ASN     uint32
 
-	// LocalASN is the AS number by which the peer knows us; zero: Config.ASN. Towards
-	// it both appear in the AS path (RFC 7705, without its migration knobs).
+	// LocalASN is the AS number by which the peer knows us; zero: Config.ASN. It
+	// stands in the place of Config.ASN in AS paths that the peer is sent (RFC 7705,
+	// section 3.3: as with "Replace Old AS").
 	LocalASN uint32
 
 	Password string // TCP MD5 (RFC 2385); empty: none. Never logged or reported.
@@ -167,7 +168,7 @@ type Peer struct {
 
 	NextHop         NextHopMode
 	ASOverride      bool // replace the peer's AS number by ours in paths sent to it
-	AllowOwnASN     int  // how many times ours may be in paths that it sends
+	AllowOwnASN     int  // how many times ours, each of them with LocalASN, may be in paths that it sends
 	RemovePrivateAS RemovePrivateAS
 
 	// Owned are the blocks of a node peer, for Config.ValidateOrigin.

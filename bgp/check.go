@@ -9,10 +9,13 @@ import (
 
 // What a peer gets where its fields are zero.
 const (
-	DefaultPort         = 179
-	DefaultHold         = 90 * time.Second
-	DefaultKeepalive    = 30 * time.Second
-	DefaultConnectRetry = 5 * time.Second
+	DefaultPort      = 179
+	DefaultHold      = 90 * time.Second
+	DefaultKeepalive = 30 * time.Second
+	// DefaultConnectRetry is far less than RFC 4271 suggests (section 10): a router
+	// that comes back is to be asked within seconds. One that nothing is heard of
+	// costs GoBGP an attempt of 2 s, after which it waits for this time.
+	DefaultConnectRetry = 3 * time.Second
 )
 
 // Check reports what makes c unusable as a whole, whatever its peers are.
@@ -88,6 +91,22 @@ func (p Peer) EffectiveKeepalive() time.Duration {
 		return p.EffectiveHold() / 3
 	}
 	return p.Keepalive
+}
+
+// EffectiveConnectRetry is the time between attempts to connect.
+func (p Peer) EffectiveConnectRetry() time.Duration {
+	if p.ConnectRetry <= 0 {
+		return DefaultConnectRetry
+	}
+	return p.ConnectRetry
+}
+
+// EffectivePort is the TCP port that the peer is called at.
+func (p Peer) EffectivePort() uint16 {
+	if p.Port == 0 {
+		return DefaultPort
+	}
+	return p.Port
 }
 
 func (r Range) check() error {

@@ -15,6 +15,8 @@ const (
 	maxRestart = 4095 * time.Second
 	// maxLongLived is the largest stale time that fits its 24 bits (RFC 9494, section 3.1).
 	maxLongLived = (1<<24 - 1) * time.Second
+	// minConnectRetry is the shortest time between attempts to connect that GoBGP knows.
+	minConnectRetry = 2 * time.Second
 	// maxOwnASN bounds Peer.AllowOwnASN: a path that came through us more often than
 	// that is a loop, whatever the network.
 	maxOwnASN = 10
@@ -62,8 +64,8 @@ func (p Peer) checkTimers(Config) error {
 		return fmt.Errorf("the hold time %v must be from 3 s to 65535 s (RFC 4271, section 4.2)", p.Hold)
 	case p.Keepalive < 0 || p.Keepalive > p.EffectiveHold():
 		return fmt.Errorf("the keepalive time %v must be less than the hold time %v", p.Keepalive, p.EffectiveHold())
-	case p.ConnectRetry < 0:
-		return fmt.Errorf("the time %v between attempts to connect must not be negative", p.ConnectRetry)
+	case p.ConnectRetry != 0 && p.ConnectRetry < minConnectRetry:
+		return fmt.Errorf("the time %v between attempts to connect must be at least %v: more often the speaker doesn't call", p.ConnectRetry, minConnectRetry)
 	case p.GracefulRestart < 0 || p.GracefulRestart > maxRestart:
 		return fmt.Errorf("the restart time %v must be from 0 to %v (RFC 4724, section 3)", p.GracefulRestart, maxRestart)
 	case p.LongLived < 0 || p.LongLived > maxLongLived:

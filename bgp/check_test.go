@@ -69,6 +69,7 @@ func TestUnusableOptions(t *testing.T) {
 		{"give a restart time", false, func(_ *Config, p *Peer) { p.LongLived = time.Hour }},
 		{"long-lived stale time", false, func(_ *Config, p *Peer) { p.GracefulRestart, p.LongLived = time.Second, 1<<24*time.Second }},
 		{"attempts to connect", false, func(_ *Config, p *Peer) { p.ConnectRetry = -time.Second }},
+		{"must be at least 2s", false, func(_ *Config, p *Peer) { p.ConnectRetry = time.Second }},
 		{"exclude each other", false, func(_ *Config, p *Peer) { p.MultihopTTL, p.GTSMHops = 2, 2 }},
 		{"multihop TTL is for external", true, func(_ *Config, p *Peer) { p.MultihopTTL = 2 }},
 		{"AS override is for external", true, func(_ *Config, p *Peer) { p.ASOverride = true }},

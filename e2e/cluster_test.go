@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -111,9 +112,14 @@ func testAPIServerAway(t *testing.T, l *lab.Lab) {
 	addPod(t, l, "n1", "away1")
 	talk("n1-away1")
 
-	if err := l.Group.Kill(ctx, lab.AgentProcess("n1")); err != nil {
+	before := ours(t, l, "n1")
+	if err := l.Group.Crash(ctx, lab.AgentProcess("n1")); err != nil {
 		t.Fatal(err)
 	}
+	if diff := cmp.Diff(before, ours(t, l, "n1")); diff != "" {
+		t.Errorf("the agent's crash changes the node's routes (- before, + after):\n%s", diff)
+	}
+	talk("n1-away1")
 	if err := l.StartAgent(ctx, "n1"); err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func TestRogueNode(t *testing.T) {
 	l := bringUp(ctx, t, lab.Options{})
 	before := tables(t, l)
 	since := sessionTimes(ctx, t, l)
-	flows := startFlows(ctx, t, l)
+	flows := startDatagrams(ctx, t, l)
 
 	if err := l.Group.Kill(ctx, lab.AgentProcess(rogueNode)); err != nil {
 		t.Fatal(err)
@@ -74,7 +74,7 @@ func TestRogueNode(t *testing.T) {
 	if err := l.WaitEstablished(ctx); err != nil {
 		t.Fatal(err)
 	}
-	stopFlows(t, flows)
+	stopDatagrams(t, flows)
 	if diff := cmp.Diff(before, tables(t, l)); diff != "" {
 		t.Errorf("after all, routes differ: - before, + now:\n%s", diff)
 	}
@@ -83,7 +83,7 @@ func TestRogueNode(t *testing.T) {
 	if err := l.Group.Kill(ctx, lab.AgentProcess(rogueNode)); err != nil {
 		t.Fatal(err)
 	}
-	flows = startFlows(ctx, t, l)
+	flows = startDatagrams(ctx, t, l)
 	r = startRogue(ctx, t, l)
 	r.send(t, junkPrefixes(l, 11000), r.address)
 	for to, s := range r.sessions {
@@ -97,7 +97,7 @@ func TestRogueNode(t *testing.T) {
 			t.Errorf("the session with %s ended with %v, want a Cease", to, err)
 		}
 	}
-	stopFlows(t, flows)
+	stopDatagrams(t, flows)
 	if diff := cmp.Diff(since, sessionTimes(ctx, t, l)); diff != "" {
 		t.Errorf("sessions of others were touched: - before, + now:\n%s", diff)
 	}
@@ -133,7 +133,7 @@ func sessionTimes(ctx context.Context, t *testing.T, l *lab.Lab) map[string]stri
 	return all
 }
 
-func startFlows(ctx context.Context, t *testing.T, l *lab.Lab) []*traffic.Datagrams {
+func startDatagrams(ctx context.Context, t *testing.T, l *lab.Lab) []*traffic.Datagrams {
 	t.Helper()
 	var flows []*traffic.Datagrams
 	for _, way := range [][2]string{{"n1-p1", "n2-p1"}, {"n2-p1", "n1-p1"}, {"host1", "n2-p1"}, {"host2", "n1-p1"}} {
@@ -147,8 +147,8 @@ func startFlows(ctx context.Context, t *testing.T, l *lab.Lab) []*traffic.Datagr
 	return flows
 }
 
-// stopFlows ends flows, which must have lost nothing.
-func stopFlows(t *testing.T, flows []*traffic.Datagrams) {
+// stopDatagrams ends flows, which must have lost nothing.
+func stopDatagrams(t *testing.T, flows []*traffic.Datagrams) {
 	t.Helper()
 	for _, d := range flows {
 		c, err := d.Stop()

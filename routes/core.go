@@ -75,11 +75,18 @@ func (c *core) put(class Class, r Route) {
 		}
 		return
 	}
+	switch {
+	case t.refs == 0:
+		t.from = old
+	case t.from != old:
+		t.from = nil
+	}
 	t.refs++
 	e.want[class] = t
 	if old == nil {
 		c.desired[class]++
 	} else {
+		c.bequeath(old, t)
 		c.release(old, e)
 	}
 	if t.users != nil {
@@ -269,6 +276,22 @@ func (c *core) release(t *target, e *entry) {
 			c.disown(&h.owned)
 		}
 	}
+}
+
+// bequeath gives the group of a target that goes to the one that all its routes
+// go over to. A peer that is lost then costs one message, which takes its next
+// hop out of the group, and not one for each of its routes. The routes that use
+// the group in the kernel must be the heir's, all and only; else it would lead
+// others astray.
+func (c *core) bequeath(old, heir *target) {
+	if old.refs > 1 || old.id == 0 || heir.from != old || heir.id != 0 || len(heir.hops) == 0 || c.m.refs[old.id] != heir.refs {
+		return
+	}
+	if have, ok := c.m.objects[old.id]; !ok || !have.group() {
+		return
+	}
+	heir.id, old.id = old.id, 0
+	c.owners[heir.id] = &heir.owned
 }
 
 func (c *core) disown(o *owned) {

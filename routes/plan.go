@@ -51,6 +51,7 @@ func (c *core) planHops(batch []*entry) []request {
 		if t == nil {
 			continue
 		}
+		t.from = nil
 		for _, h := range t.hops {
 			if h.checked == c.plans {
 				continue
@@ -86,7 +87,7 @@ func (c *core) planGroups(batch []*entry) []request {
 	planned := map[*target]struct{}{}
 	for _, e := range batch {
 		t, _ := e.active()
-		if t == nil || len(t.hops) < 2 {
+		if t == nil || !t.grouped() {
 			continue
 		}
 		if _, ok := planned[t]; ok {
@@ -108,6 +109,10 @@ func (c *core) planGroups(batch []*entry) []request {
 	}
 	return reqs
 }
+
+// grouped says that routes use a group: where there are several hops, or where
+// there were.
+func (t *target) grouped() bool { return len(t.hops) > 1 || t.id != 0 }
 
 // usable says that routes can use the hop, though perhaps by an object that is
 // out of date.
@@ -262,7 +267,7 @@ func (c *core) value(t *target) (v value, paths []path, err error) {
 		sortPaths(paths)
 		return value{kind: valuePaths, paths: joinPaths(paths)}, paths, err
 	}
-	if len(t.hops) > 1 {
+	if t.grouped() {
 		if _, ok := c.m.objects[t.id]; !ok {
 			return value{}, nil, errors.Join(t.err, err)
 		}

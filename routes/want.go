@@ -40,7 +40,8 @@ type target struct {
 	hops      []*hop
 	refs      int                 // wishes of entries
 	users     map[*entry]struct{} // kept for links only
-	owned                         // the group, of more than one hop
+	from      *target             // that all wishes for this one left; nil once it was worked on
+	owned                         // the group: of more than one hop, or of what an inherited one is left with
 }
 
 // hop is a wanted next hop; one for all targets that have it.

@@ -154,9 +154,10 @@ type BGPTimers struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=21845
 	KeepaliveSeconds *int32 `json:"keepaliveSeconds,omitempty"`
-	// Seconds between attempts to connect: 5 when not given.
+	// Seconds between attempts to connect, up to a quarter less, lest all nodes call
+	// at once: 3 when not given.
 	// +optional
-	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Minimum=2
 	// +kubebuilder:validation:Maximum=65535
 	ConnectRetrySeconds *int32 `json:"connectRetrySeconds,omitempty"`
 }

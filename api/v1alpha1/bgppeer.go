@@ -104,9 +104,9 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self != 23456 && self != 65535",message="23456 (AS_TRANS, RFC 6793) and 65535 (RFC 7300) are reserved"
 	PeerASN int64 `json:"peerASN"`
 
-	// The AS number by which the router knows the nodes, where that is not the one of
-	// the BGPConfig. Both are in the AS paths that it gets (RFC 7705). Only for
-	// routers of another AS.
+	// The AS number by which the router knows the nodes, where that is not the
+	// BGPConfig's. It takes that one's place in AS paths that the router gets
+	// (RFC 7705, section 3.3). Only for routers of another AS.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=4294967294
@@ -166,8 +166,8 @@ type BGPPeerSpec struct {
 	// +optional
 	ASOverride bool `json:"asOverride,omitempty"`
 
-	// How many times the nodes' AS number may be in AS paths of the router: with 0,
-	// such routes are not taken, as they are loops.
+	// How many times the nodes' AS number may be in AS paths of the router, and
+	// localASN likewise: with 0, such routes are not taken, as they are loops.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=10

@@ -14,7 +14,8 @@ const GroupName = "godwit.dev"
 const NodeLabel = GroupName + "/node"
 
 // DrainKey is the key of a Node's label or taint that has its routes drained: the
-// node asks others to prefer other ways. A label with the value "false" does not.
+// node asks others to prefer other ways, and then withdraws its blocks as they get
+// empty. A label with the value "false" does not.
 const DrainKey = GroupName + "/drain"
 
 // GroupVersion returns the group and version of the kinds in this package.

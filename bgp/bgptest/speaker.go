@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -116,10 +115,11 @@ func (s *Speaker) Set(_ context.Context, c bgp.Config) error {
 			delete(s.called, addr)
 		}
 	}
-	whole := s.config.ASN != c.ASN || s.config.RouterID != c.RouterID || s.config.ListenPort != c.ListenPort
+	whole := s.config.ASN != c.ASN || s.config.RouterID != c.RouterID || s.config.ListenPort != c.ListenPort ||
+		!slices.Equal(s.config.ListenAddresses, c.ListenAddresses)
 	for addr, p := range s.peers {
 		other := s.config.Families(addr) != c.Families(addr)
-		if w, keep := want[addr]; !keep || whole || other || !sameSession(p, w) {
+		if w, keep := want[addr]; !keep || whole || other || len(p.ResetFor(w)) > 0 {
 			s.end(addr, "", true)
 			delete(s.state, addr)
 		} else if st := s.state[addr]; st.held && w.MaxPrefixes != p.MaxPrefixes {
@@ -138,13 +138,6 @@ func (s *Speaker) Set(_ context.Context, c bgp.Config) error {
 	}
 	s.turn.Broadcast()
 	return err
-}
-
-func sameSession(a, b bgp.Peer) bool {
-	a.Name, a.Kind, a.Import, a.Export, a.Owned = b.Name, b.Kind, b.Import, b.Export, b.Owned
-	a.Reflection = b.Reflection
-	a.NextHop, a.MaxPrefixes, a.WarnPrefixes, a.Families = b.NextHop, b.MaxPrefixes, b.WarnPrefixes, b.Families
-	return reflect.DeepEqual(a, b)
 }
 
 // end ends a session, and drops what it brought.

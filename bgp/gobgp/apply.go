@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/osrg/gobgp/v4/api"
 
@@ -32,8 +33,17 @@ func (s *Speaker) apply(ctx context.Context, c bgp.Config) error {
 	fail(s.withdraw(withdrawn))
 	for _, addr := range sortedKeys(s.applied.peers) {
 		p := s.applied.peers[addr]
-		if w, keep := want[addr]; keep && sameSession(p, w) && s.applied.families[addr] == c.Families(addr) {
-			continue
+		if w, keep := want[addr]; keep {
+			changed := p.ResetFor(w)
+			if s.applied.families[addr] != c.Families(addr) {
+				changed = append(changed, "address families")
+			}
+			if len(changed) == 0 {
+				continue
+			}
+			why := strings.Join(changed, ", ")
+			s.log.Info("resetting a BGP session: what changed can't be changed while it is up", "peer", w.Name, "changed", why)
+			s.book.reconfigure(addr, why)
 		}
 		if err := s.removePeer(ctx, p); err != nil {
 			fail(&bgp.PeerError{Peer: p.Name, Err: err})
@@ -233,29 +243,6 @@ func (s *Speaker) evaluateAnew(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// sameSession reports whether two peers differ in nothing that a session must
-// be reset for. It needs no reset
-//   - for names and kinds, which are ours only,
-//   - for policy: rules, owned blocks, the next-hop mode, the part in route reflection,
-//   - for the limits of prefixes, which are watched from outside the session,
-//   - for the wanted families as such: the caller compares what the session carries.
-//
-// All else resets it: the transport (port, password, source, TTL, who calls) is
-// what the connection was made with; families, graceful restart and the hold time
-// were agreed upon when it was opened, and so was the time between keepalives; and
-// how AS paths are treated GoBGP changes with a reset only. ConnectRetry could
-// change alone, but GoBGP then forgets what was agreed upon about graceful
-// restart, and the next restart of the peer would cost its routes.
-func sameSession(a, b bgp.Peer) bool {
-	for _, p := range []*bgp.Peer{&a, &b} {
-		p.Name, p.Kind = "", 0
-		p.Import, p.Export, p.Owned, p.NextHop, p.Reflection = nil, nil, nil, 0, 0
-		p.MaxPrefixes, p.WarnPrefixes = 0, 0
-		p.Families = 0
-	}
-	return reflect.DeepEqual(a, b)
 }
 
 func sortedKeys[V any](m map[netip.Addr]V) []netip.Addr {

@@ -18,6 +18,8 @@ import (
 // since when, and why not. It outlives a peer's removal only as long as GoBGP's
 // goroutines may still speak of it.
 type book struct {
+	silent chan struct{} // a session ended because its peer was silent; holds at most one
+
 	mu    sync.Mutex
 	pages map[netip.Addr]*page
 }
@@ -35,8 +37,12 @@ type page struct {
 	// says why it last did, or why it was last refused.
 	flaps     int
 	lastError string
+	changed   string    // what of its configuration it was last reset for
+	resetting bool      // it is being reset for that, until it is up again
 	held      bool      // down for exceeding its limit of prefixes
 	opening   time.Time // since when it is in OpenConfirm; zero: it is not
+	nonsense  nonsense
+	silent    bool // the hold time of its session expired, and nothing was done about it yet
 
 	accepted, advertised, refused tally
 	refusedFirst                  []netip.Prefix
@@ -53,7 +59,9 @@ type tally struct {
 	count    int
 }
 
-func newBook() *book { return &book{pages: make(map[netip.Addr]*page)} }
+func newBook() *book {
+	return &book{silent: make(chan struct{}, 1), pages: make(map[netip.Addr]*page)}
+}
 
 // page returns the page of a peer, which is made when it is missing.
 func (b *book) page(addr netip.Addr) *page {
@@ -95,10 +103,19 @@ func (b *book) reset(addr netip.Addr) {
 	defer p.mu.Unlock()
 	if p.established.Swap(false) {
 		p.flaps++
-		p.lastError = reconfigured
+		p.lastError = p.reconfigured()
 	}
-	p.since, p.message, p.held, p.opening = time.Time{}, "", false, time.Time{}
+	p.since, p.message, p.held, p.opening, p.silent = time.Time{}, "", false, time.Time{}, false
 	p.accepted, p.advertised, p.refused = tally{}, tally{}, tally{}
+}
+
+// reconfigure notes what of a peer's configuration its session is about to be
+// reset for.
+func (b *book) reconfigure(addr netip.Addr, what string) {
+	p := b.page(addr)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changed, p.resetting = what, true
 }
 
 func (b *book) policyChanged(addr netip.Addr) {
@@ -126,13 +143,19 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	}
 	if e.Peer.State.SessionState == packet.BGP_FSM_ESTABLISHED {
 		p.established.Store(true)
-		p.since, p.message, p.held = at, "", false
+		p.since, p.message, p.held, p.resetting, p.silent = at, "", false, false, false
 		return
 	}
 	if p.established.Swap(false) {
 		p.since = at
 		p.flaps++
 		p.lastError = p.cause(e.Peer.State.DisconnectReason)
+		if p.silent {
+			select {
+			case b.silent <- struct{}{}:
+			default:
+			}
+		}
 	}
 	if p.held {
 		return // the reason is known better
@@ -156,17 +179,22 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	}
 }
 
-const (
-	connectionLost = "the connection was lost"
-	reconfigured   = "its configuration changed"
-)
+const connectionLost = "the connection was lost"
+
+// reconfigured says what the session was reset for. The lock is held.
+func (p *page) reconfigured() string {
+	if p.changed == "" {
+		return "its configuration changed"
+	}
+	return "its configuration changed, which takes a new session: " + p.changed
+}
 
 // cause says why a session that was established has ended: what was heard of it
 // since, else what follows from GoBGP's reason. The lock is held.
 func (p *page) cause(reason api.PeerState_DisconnectReason) string {
 	switch {
-	case reason == api.PeerState_DISCONNECT_REASON_DECONFIGURED:
-		return reconfigured
+	case reason == api.PeerState_DISCONNECT_REASON_DECONFIGURED, p.resetting:
+		return p.reconfigured()
 	case p.message != "":
 		return p.message
 	case reason == api.PeerState_DISCONNECT_REASON_INVALID_MSG:
@@ -175,6 +203,15 @@ func (p *page) cause(reason api.PeerState_DisconnectReason) string {
 		return "we closed the session: " + notification(codeHold, 0)
 	}
 	return connectionLost
+}
+
+// takeSilent tells once that a session ended because the peer was silent.
+func (p *page) takeSilent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	silent := p.silent && !p.established.Load()
+	p.silent = p.silent && !silent
+	return silent
 }
 
 // hangs tells whether a session is in OpenConfirm for too long.
@@ -189,6 +226,16 @@ func (p *page) refuse(text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.held {
+		p.message, p.lastError = text, text
+	}
+}
+
+// ceased notes a Cease that we sent: that the session is being reset is known
+// better.
+func (p *page) ceased(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.held && !p.resetting {
 		p.message, p.lastError = text, text
 	}
 }

@@ -87,6 +87,12 @@ func TestWhySessionsGoDown(t *testing.T) {
 		{"the newest counts", func(s *story) { s.up(); s.received(6, 4, ""); s.down(received); s.up(); s.down(lost) }, 2, "the connection was lost"},
 		{"a collision is no error", func(s *story) { s.received(6, 7, ""); s.up() }, 0, ""},
 		{"reconfigured", func(s *story) { s.up(); s.book.reset(addr("10.0.0.1")); s.up() }, 1, "its configuration changed"},
+		{"reset for its hold time", func(s *story) {
+			s.up()
+			s.book.reconfigure(addr("10.0.0.1"), "hold time")
+			s.book.reset(addr("10.0.0.1"))
+			s.up()
+		}, 1, "its configuration changed, which takes a new session: hold time"},
 		{"reconfigured, the event being late", func(s *story) {
 			s.up()
 			s.book.reset(addr("10.0.0.1"))

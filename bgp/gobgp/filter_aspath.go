@@ -29,6 +29,12 @@ func behind(asn uint32, expression string) string {
 	return "^" + later
 }
 
+// moreThan is an expression for AS paths with asn in them more than so many times.
+func moreThan(times int, asn uint32) string {
+	const between = "[,{}() ]"
+	return fmt.Sprintf("(?:^|%s)%d(?:%s(?:.*%s)?%d){%d}(?:%s|$)", between, asn, between, between, asn, times, between)
+}
+
 // atBeginning lists the ways in which an expression matches only at the
 // beginning, each with the beginning replaced.
 func atBeginning(re *syntax.Regexp, number string) []string {

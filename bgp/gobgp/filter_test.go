@@ -34,6 +34,19 @@ func TestExpressionsSeePathsWithoutUs(t *testing.T) {
 	}
 }
 
+func TestMoreThan(t *testing.T) {
+	for path, times := range map[string]int{
+		"": 0, "64512": 1, "164512 645122": 0, "65001 64512": 1, "64512 64512": 2, "64512 65001 65002 64512 65003": 2,
+		"65001 {64512,65003}": 1, "64512 {65003,64512} 64512": 3,
+	} {
+		for allowed := range 4 {
+			if got := regexp.MustCompile(moreThan(allowed, 64512)).MatchString(path); got != (times > allowed) {
+				t.Errorf("%q has our number more than %d times: %v", path, allowed, got)
+			}
+		}
+	}
+}
+
 // BenchmarkOriginValidation measures what a route of the last of 100 node peers
 // costs that is none of its own, and so is looked at by every statement, with two
 // blocks of each family for every node; and beside it without origin validation.

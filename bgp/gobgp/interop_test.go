@@ -266,7 +266,10 @@ func TestInteroperatesWithBIRDAndFRR(t *testing.T) {
 	}
 }
 
-func TestRoutersKeepRoutesOverAKill(t *testing.T) {
+// The speaker's process ends without a farewell, once as a panic inside of GoBGP
+// would end it: the routers keep its routes, and the next one learns all of theirs
+// again before it says that it is in sync.
+func TestRoutersKeepRoutesOverAnUncleanEnd(t *testing.T) {
 	b := newTestbed(t)
 	sp := startChild(t, b.node.Name, false)
 	set(t, sp, b.config)
@@ -274,8 +277,8 @@ func TestRoutersKeepRoutesOverAKill(t *testing.T) {
 	b.waitOwn(t, "172.25.0.128/26", "172.25.1.0/26")
 	watches := watchKernels(t, b.routers)
 
-	for range 2 {
-		sp.kill()
+	for _, end := range []func(*child){(*child).panics, (*child).kill} {
+		end(sp)
 		// The routers notice, and keep what they have.
 		eventually(t, func() string {
 			if out := b.show(t, "tor1", "show protocols godwit"); strings.Contains(out, "Established") {

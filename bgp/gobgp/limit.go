@@ -24,7 +24,7 @@ const (
 )
 
 // limiter ends sessions whose peer sent more prefixes than its limit, and those
-// that hang while they come up.
+// that hang while they come up; and it drops the routes of peers that are silent.
 //
 // GoBGP can do so itself, but counts the whole table at each UPDATE, which is
 // quadratic, and then takes the end of the session, caused by itself, for a
@@ -98,6 +98,8 @@ func (l *limiter) run() {
 			return
 		case now := <-tick.C:
 			l.check(now)
+		case <-l.speaker.book.silent:
+			l.speaker.dropSilent()
 		}
 	}
 }

@@ -11,7 +11,8 @@ import (
 // logHandler takes GoBGP's log. Warnings and errors go to our own log, the
 // rest goes there for debugging only; and what a peer's state machine says is
 // heard for the session's status, since GoBGP tells nowhere else why a
-// connection fails.
+// connection fails; nor does it tell elsewhere, before it has worked on each
+// route, that a session was lost.
 //
 // Debug messages are heard only of sessions that are not established: an
 // established one makes several for each UPDATE, which would cost more than
@@ -19,14 +20,16 @@ import (
 type logHandler struct {
 	next  slog.Handler
 	book  *book
-	page  *page // of the peer whose state machine logs, or nil
+	lost  func(netip.Addr) // hears of peers whose routes go
+	page  *page            // of the peer whose state machine logs, or nil
+	peer  netip.Addr       // that peer
 	muted *atomic.Bool
 	// stranger is told of who calls and is no peer; it must not block.
 	stranger func(netip.Addr)
 }
 
-func newLogHandler(next slog.Handler, b *book) *logHandler {
-	return &logHandler{next: next, book: b, muted: new(atomic.Bool)}
+func newLogHandler(next slog.Handler, b *book, lost func(netip.Addr)) *logHandler {
+	return &logHandler{next: next, book: b, lost: lost, muted: new(atomic.Bool)}
 }
 
 // mute ends logging: a server that is being stopped has nothing to say.
@@ -49,8 +52,12 @@ func (h *logHandler) Enabled(ctx context.Context, level slog.Level) bool {
 
 // Handle implements slog.Handler.
 func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
+	repeats := false
 	if h.page != nil {
-		h.page.hear(r)
+		repeats = h.page.hear(r)
+		if r.Message == "Peer Down" && attr(r, "Reason").String() != "graceful-restart" {
+			h.lost(h.peer)
+		}
 	}
 	if h.stranger != nil && r.Message == strangerCalls {
 		if addr, err := netip.ParseAddr(attr(r, "Key").String()); err == nil {
@@ -61,7 +68,7 @@ func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
 	switch {
 	case level < slog.LevelInfo:
 		return nil
-	case level < slog.LevelWarn, isRoutine(r.Message):
+	case level < slog.LevelWarn, isRoutine(r.Message), repeats:
 		level = slog.LevelDebug
 	}
 	if !h.next.Enabled(ctx, level) {
@@ -94,7 +101,7 @@ func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 			continue
 		}
 		if addr, err := netip.ParseAddr(a.Value.String()); err == nil {
-			c.page = h.book.page(addr)
+			c.page, c.peer = h.book.page(addr), addr.Unmap()
 		}
 	}
 	return &c
@@ -107,10 +114,13 @@ func (h *logHandler) WithGroup(name string) slog.Handler {
 	return &c
 }
 
-// hear gathers from a message of GoBGP why the session is not established.
-// What is not understood is left alone.
-func (p *page) hear(r slog.Record) {
+// hear gathers from a message of GoBGP why the session is not established, or
+// what of an UPDATE made no sense. What is not understood is left alone. It tells
+// whether the peer did the like a moment ago: it could fill the log.
+func (p *page) hear(r slog.Record) (repeats bool) {
 	switch r.Message {
+	case "the received Update message was treated as withdraw", "Some attributes were discarded":
+		return p.note(attr(r, "Error").String(), r.Time)
 	case "failed to connect":
 		cause := afterLastColon(attr(r, "Error").String())
 		if cause == "i/o timeout" && p.hasPassword() {
@@ -119,13 +129,22 @@ func (p *page) hear(r slog.Record) {
 		p.say("can't connect: %s", cause)
 	case "outgoing connection IO error":
 		p.say("it closed the connection without a word (does it know this node as a peer?)")
+	case "hold timer expired":
+		p.mu.Lock()
+		p.silent = p.established.Load()
+		p.mu.Unlock()
 	case "sent notification":
 		code, sub := number(r, "Code"), number(r, "Subcode")
 		if code == codeFSM {
 			p.say("it refused our OPEN; its own log says why (often the AS number or the address it expects)")
+			return false
+		}
+		text := "we closed the session: " + notification(code, sub) + p.hint(code, sub)
+		if code == codeCease {
+			p.ceased(text)
 			return
 		}
-		p.refuse("we closed the session: " + notification(code, sub) + p.hint(code, sub))
+		p.refuse(text)
 	case "received notification":
 		code, sub := number(r, "Code"), number(r, "Subcode")
 		text := notification(code, sub)
@@ -135,10 +154,11 @@ func (p *page) hear(r slog.Record) {
 		text = "it closed the session: " + text
 		if code == codeCease && sub == subcodeCollision {
 			p.say("%s", text) // two that call each other at once do so: nothing is wrong
-			return
+			return false
 		}
 		p.refuse(text)
 	}
+	return false
 }
 
 func (p *page) hasPassword() bool {

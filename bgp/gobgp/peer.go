@@ -36,11 +36,11 @@ func apiPeer(c bgp.Config, p bgp.Peer, restarting bool) *api.Peer {
 		Timers: &api.Timers{Config: &api.TimersConfig{
 			HoldTime:               seconds(p.EffectiveHold()),
 			KeepaliveInterval:      seconds(p.EffectiveKeepalive()),
-			ConnectRetry:           seconds(orDefault(p.ConnectRetry, bgp.DefaultConnectRetry)),
+			ConnectRetry:           seconds(p.EffectiveConnectRetry()),
 			IdleHoldTimeAfterReset: idleAfterReset,
 		}},
 		Transport: &api.Transport{
-			RemotePort:   uint32(p.Port),
+			RemotePort:   uint32(p.EffectivePort()),
 			LocalAddress: localAddress(c, p),
 			PassiveMode:  p.Passive,
 		},
@@ -101,13 +101,6 @@ func localAddress(c bgp.Config, p bgp.Peer) string {
 // seconds rounds up: GoBGP counts in whole seconds, and takes 0 for its own default.
 func seconds(d time.Duration) uint64 {
 	return uint64((d + time.Second - 1) / time.Second)
-}
-
-func orDefault(d, def time.Duration) time.Duration {
-	if d <= 0 {
-		return def
-	}
-	return d
 }
 
 // probeMD5 asks the kernel whether it can sign TCP segments (RFC 2385). GoBGP

@@ -42,6 +42,8 @@ type policy struct {
 	sessions map[bgp.Families][]netip.Addr
 	exports  []exportGroup
 	hops     map[bgp.Families]netip.Addr // our own addresses
+	// known are the peers that know us by another AS number.
+	known []knownPeer
 	// origins tells that rules ask of which kind the peer is that a route comes
 	// from, see originOf.
 	origins bool
@@ -49,6 +51,14 @@ type policy struct {
 	// node peers of these parts then.
 	reflects         bool
 	clients, servers []netip.Addr
+}
+
+// knownPeer is a peer that knows us by another AS number than ours, which may be
+// in its paths so many times.
+type knownPeer struct {
+	peer    netip.Addr
+	asn     uint32 // ours
+	allowed int
 }
 
 // owner is a node peer with the blocks that it may announce.
@@ -120,6 +130,7 @@ func (p *policy) addExternal(c bgp.Config, peer bgp.Peer) {
 	asn := c.ASN
 	if peer.LocalASN != 0 {
 		asn = peer.LocalASN
+		p.known = append(p.known, knownPeer{peer.Address, c.ASN, peer.AllowOwnASN})
 	}
 	i := slices.IndexFunc(p.groups, func(g ruleGroup) bool { return g.asn == asn && sameRules(g.rules, peer.Import) })
 	if i < 0 {
@@ -195,6 +206,12 @@ func (p *policy) imports(d *document) {
 	d.add(importPolicy, "originated", match{anyone: true, anyPrefix: true, local: true}, accept())
 	d.add(importPolicy, "own", match{anyone: true, ranges: inside}, reject())
 	d.add(importPolicy, "martians", match{anyone: true, ranges: bgp.Martians()}, reject())
+	for i, k := range p.known {
+		// GoBGP looks for the number only by which the peer knows us.
+		d.add(importPolicy, fmt.Sprint("loop-", i), match{
+			peers: []netip.Addr{k.peer}, anyPrefix: true, asPath: moreThan(k.allowed, k.asn),
+		}, reject())
+	}
 	if p.origins {
 		// Nobody else may say where a route comes from.
 		for i, o := range origins() {

@@ -25,6 +25,7 @@ type request struct {
 	Set      *bgp.Config
 	Sessions bool
 	Stop     *bgp.StopMode
+	Panic    bool // in a goroutine of which nobody knows, as GoBGP's are
 }
 
 type answer struct {
@@ -73,6 +74,9 @@ func speakerProcess() error {
 			err = s.Stop(context.Background(), *r.Stop)
 		case r.Sessions:
 			a.Sessions, err = s.Sessions(context.Background())
+		case r.Panic:
+			go panic("a panic that the test asked for")
+			select {}
 		}
 		if err != nil {
 			a.Error = err.Error()
@@ -183,6 +187,15 @@ func (c *child) read(out io.Reader) {
 // kill ends the process as SIGKILL does: nobody is told.
 func (c *child) kill() {
 	_ = c.cmd.Process.Kill()
+	<-c.dead
+}
+
+// panics has a goroutine of the process panic, which ends it.
+func (c *child) panics() {
+	c.t.Helper()
+	if _, err := c.ask(request{Panic: true}); err == nil {
+		c.t.Fatal("the process outlives a panic")
+	}
 	<-c.dead
 }
 

@@ -42,7 +42,8 @@ func identityOf(c bgp.Config) identity {
 // startServer starts GoBGP and listens, with a policy that rejects everything
 // in both directions and with nobody to talk to.
 func startServer(ctx context.Context, c bgp.Config, console string, stranger func(netip.Addr), b *book, l *learned, log *slog.Logger) (*server, error) {
-	handler := newLogHandler(log.Handler(), b)
+	epoch := l.newEpoch()
+	handler := newLogHandler(log.Handler(), b, func(peer netip.Addr) { l.lost(epoch, peer) })
 	handler.stranger = stranger
 	options, err := consoleOptions(console)
 	if err != nil {
@@ -71,7 +72,6 @@ func startServer(ctx context.Context, c bgp.Config, console string, stranger fun
 	}
 	watchCtx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it lasts as long as the server
 	s.stopWatch = cancel
-	epoch := l.newEpoch()
 	err = s.WatchEvent(watchCtx, gobgp.WatchEventMessageCallbacks{
 		OnBestPath: func(paths []*apiutil.Path, _ time.Time) { l.paths(epoch, paths) },
 		OnPathEor:  func(p *apiutil.Path, _ time.Time) { l.endOfRIB(epoch, p.PeerAddress, familyOf(p.Family)) },
@@ -163,18 +163,19 @@ func (s *server) withdrawAll(ctx context.Context, announced bgp.Families) {
 // may take this for a restart already.
 func (s *server) shutdownAll(ctx context.Context, farewell time.Duration) {
 	start := time.Now()
-	for asked := make(map[string]bool); ; time.Sleep(pollInterval) {
-		up, away := s.established(ctx), s.anyAway(ctx)
+	for asked := make(map[string]time.Time); ; time.Sleep(pollInterval) {
+		// Away is asked first: whom it misses since it has come up is in the other.
+		waiting := s.anyAway(ctx) && time.Since(start) < farewell
 		// One by one: asked for all at once, GoBGP gives all sessions one message, which
 		// each of them writes to while it sends it.
-		for addr := range up {
-			if !asked[addr] {
-				asked[addr] = true
+		for addr := range s.established(ctx) {
+			if _, is := asked[addr]; !is {
+				asked[addr] = time.Now()
 				_ = s.DisablePeer(ctx, &api.DisablePeerRequest{Address: addr, Communication: "this node leaves"}) // it may be gone already
 			}
+			waiting = waiting || time.Since(asked[addr]) < flushTimeout
 		}
-		waited := time.Since(start)
-		if (len(up) == 0 || waited > flushTimeout) && (!away || waited > farewell) {
+		if !waiting {
 			return
 		}
 	}

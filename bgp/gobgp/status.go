@@ -51,6 +51,7 @@ func (s *Speaker) session(peer bgp.Peer, state *api.Peer) bgp.Session {
 	page := s.book.page(peer.Address)
 	page.mu.Lock()
 	out.Since, out.Message, out.Flaps, out.LastError = page.since, page.message, page.flaps, page.lastError
+	odd := page.nonsense.String()
 	page.mu.Unlock()
 	if state == nil {
 		return out
@@ -72,7 +73,7 @@ func (s *Speaker) session(peer bgp.Peer, state *api.Peer) bgp.Session {
 	if out.Received != out.Accepted {
 		out.Refused, out.RefusedCount = s.refused(page, peer, state, out.Received)
 	}
-	out.Warning = nearLimit(peer, out.Received)
+	out.Warning = joinWords(nearLimit(peer, out.Received), odd)
 	out.Advertised = s.advertised(page, peer, state)
 	return out
 }
@@ -103,6 +104,13 @@ func (s *Speaker) advertised(page *page, peer bgp.Peer, state *api.Peer) int {
 	page.advertised = tally{valid: true, updates: updates, count: n}
 	page.mu.Unlock()
 	return n
+}
+
+func joinWords(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "; " + b
 }
 
 // nearLimit says that a peer sends as many prefixes as it takes for a warning;
@@ -168,22 +176,23 @@ func (s *Speaker) refused(page *page, peer bgp.Peer, state *api.Peer, received i
 // takes reports whether the import policy accepts a path from a peer.
 func (s *Speaker) takes(peer bgp.Peer, path *apiutil.Path) bool {
 	a, ok := announcement(path)
-	return ok && !throughUs(s.config.ASN, path) && nextHop(path).IsValid() && s.config.Accepts(peer, a)
+	return ok && !throughUs(s.config, peer, path) && nextHop(path).IsValid() && s.config.Accepts(peer, a)
 }
 
-// throughUs reports whether a path came through our own AS and is a loop
-// (RFC 4271, section 9.1.2).
-func throughUs(asn uint32, path *apiutil.Path) bool {
+// throughUs reports whether a path came through our own AS, by one of the numbers
+// that it has, more often than the peer may send (RFC 4271, section 9.1.2).
+func throughUs(c bgp.Config, peer bgp.Peer, path *apiutil.Path) bool {
+	times := make(map[uint32]int)
 	for _, a := range path.Attrs {
 		if as, ok := a.(*packet.PathAttributeAsPath); ok {
 			for _, segment := range as.Value {
-				if slices.Contains(segment.GetAS(), asn) {
-					return true
+				for _, asn := range segment.GetAS() {
+					times[asn]++
 				}
 			}
 		}
 	}
-	return false
+	return times[c.ASN] > peer.AllowOwnASN || peer.LocalASN != 0 && times[peer.LocalASN] > peer.AllowOwnASN
 }
 
 func stateOf(s api.PeerState_SessionState) bgp.State {

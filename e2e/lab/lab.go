@@ -124,9 +124,10 @@ func (l *Lab) routerConfig(t topology.ToR) router.Config {
 		Name: t.Name, Netns: l.Top.Namespace(t.Name), Dir: l.path(t.Name),
 		RouterID: t.RouterID, Addresses: t.Address.Addrs(), ASN: t.ASN, PeerASN: l.Top.NodeASN, Password: t.Password,
 		OneFamily: l.Options.Sessions == SessionsBoth, Pools: l.Top.Pool.Each(),
-		Announce:      append(t.Hosts.Networks(), t.Shared.Networks()...),
-		AnnounceLinks: []string{"hosts", "shared"},
-		Patience:      l.Patience,
+		Announce:          append(t.Hosts.Networks(), t.Shared.Networks()...),
+		AnnounceLinks:     []string{"hosts", "shared"},
+		NoGracefulRestart: l.Options.NoGracefulRestart,
+		Patience:          l.Patience,
 	}
 	for _, f := range l.sessionFamilies() {
 		for _, n := range l.Top.Nodes {
@@ -217,18 +218,15 @@ func (l *Lab) Up(ctx context.Context, p *Progress) error {
 	}
 	steps := []step{
 		{"look for the programs", l.preflight},
-		{"network: a bridge, 3 nodes, 2 top-of-rack routers, 3 hosts", l.Top.Build},
+		{l.networkStep(), l.Top.Build},
 		{"control plane: etcd and kube-apiserver", l.startControlPlane},
 		{"API: custom resources, nodes, pool, blocks, peers", l.createObjects},
-		{"routers: BIRD as tor1, FRR as tor2", l.startRouters},
+		{"routers: BIRD as tor1, FRR as tor2" + map[bool]string{true: ", and the same once more"}[len(l.Routers) > 2], l.startRouters},
 		{"godwit-controller, and godwit-agent on n1, n2, n3", l.startGodwit},
 		{"agents ready for pods", l.WaitAgentsReady},
 		{"BGP sessions established", l.WaitEstablished},
 		{"pods: attached by godwit-cni through libcni", l.attachPods},
 		{"routes: every block known everywhere", l.WaitConverged},
-	}
-	if l.Options.Subnets > 1 {
-		steps[1].what = "network: 2 subnets, 3 nodes, 2 top-of-rack routers, 3 hosts"
 	}
 	if devices := l.tunnelDevices(); len(devices) > 0 {
 		// Before there are pods, so that these have the same addresses in every lab.
@@ -240,6 +238,15 @@ func (l *Lab) Up(ctx context.Context, p *Progress) error {
 		}
 	}
 	return nil
+}
+
+// networkStep says what the network is to be.
+func (l *Lab) networkStep() string {
+	subnets := "a bridge"
+	if l.Options.Subnets > 1 {
+		subnets = fmt.Sprintf("%d subnets", l.Options.Subnets)
+	}
+	return fmt.Sprintf("network: %s, %d nodes, %d top-of-rack routers, %d hosts", subnets, len(l.Top.Nodes), len(l.Top.ToRs), len(l.Top.Hosts))
 }
 
 // preflight finds what is missing before anything is made.

@@ -134,7 +134,9 @@ func (l *Lab) godwitObjects() []client.Object {
 	objects := []client.Object{
 		&v1alpha1.BGPConfig{
 			ObjectMeta: named(v1alpha1.BGPConfigName),
-			Spec:       v1alpha1.BGPConfigSpec{ASNumber: int64(l.Top.NodeASN), Topology: l.Options.BGP},
+			Spec: v1alpha1.BGPConfigSpec{
+				ASNumber: int64(l.Top.NodeASN), Topology: l.Options.BGP, GracefulRestart: l.gracefulRestart(),
+			},
 		},
 	}
 	if l.Options.VXLANPort != 0 || l.Options.VNI != 0 {
@@ -173,12 +175,22 @@ func (l *Lab) godwitObjects() []client.Object {
 	return objects
 }
 
+// gracefulRestart is what sessions are told of it; nil: Godwit's default, which
+// is on.
+func (l *Lab) gracefulRestart() *v1alpha1.GracefulRestart {
+	if l.Options.NoGracefulRestart {
+		return &v1alpha1.GracefulRestart{Disabled: true}
+	}
+	return nil
+}
+
 // peer is a router as those nodes that are in its subnet are to speak with it.
 func (l *Lab) peer(t topology.ToR, f topology.Family) *v1alpha1.BGPPeer {
 	peer := &v1alpha1.BGPPeer{
 		ObjectMeta: metav1.ObjectMeta{Name: l.sessionName(t.Name, f)},
 		Spec: v1alpha1.BGPPeerSpec{
 			PeerAddress: t.Address.Of(f).Addr().String(), PeerASN: int64(t.ASN), ImportFilters: []string{hostFilter},
+			GracefulRestart: l.gracefulRestart(),
 		},
 	}
 	if l.Options.Subnets > 1 {

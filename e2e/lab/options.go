@@ -45,6 +45,8 @@ type Options struct {
 	// VXLANPort and VNI are those of the tunnels; 0: Godwit's defaults.
 	VXLANPort int32 `json:"vxlanPort,omitempty"`
 	VNI       int32 `json:"vni,omitempty"`
+	// NoGracefulRestart turns graceful restart off in all nodes and routers.
+	NoGracefulRestart bool `json:"noGracefulRestart,omitempty"`
 }
 
 // WithDefaults fills in what is not given.
@@ -145,12 +147,18 @@ func (o Options) String() string {
 	if o.Subnets > 1 {
 		parts = append(parts, fmt.Sprintf("%d subnets", o.Subnets))
 	}
+	if o.ToRs > 2 {
+		parts = append(parts, fmt.Sprintf("%d top-of-rack routers", o.ToRs))
+	}
 	parts = append(parts, "topology "+strings.ToLower(string(o.BGP)))
 	if o.MTU != topology.DefaultMTU {
 		parts = append(parts, fmt.Sprintf("MTU %d", o.MTU))
 	}
 	if o.VXLANPort != 0 || o.VNI != 0 {
 		parts = append(parts, fmt.Sprintf("VXLAN port %d, VNI %d", o.port(), o.vni()))
+	}
+	if o.NoGracefulRestart {
+		parts = append(parts, "no graceful restart")
 	}
 	if o.StrictReversePath {
 		parts = append(parts, "strict reverse path")

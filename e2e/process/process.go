@@ -183,6 +183,12 @@ func (g *Group) Kill(ctx context.Context, name string) error {
 	return g.end(ctx, name, syscall.SIGKILL)
 }
 
+// Crash ends a process of a Go program as a panic in one of its goroutines does,
+// with all their stacks in its log, and forgets it.
+func (g *Group) Crash(ctx context.Context, name string) error {
+	return g.end(ctx, name, syscall.SIGABRT)
+}
+
 func (g *Group) end(ctx context.Context, name string, sig syscall.Signal) error {
 	r, err := g.Get(name)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -55,7 +55,7 @@ template bgp {{$g.Name}} {
   hold time 90;
   connect retry time 5;
   error wait time 1, 10;
-  graceful restart on;
+  graceful restart {{if $.NoGracefulRestart}}off{{else}}on{{end}};
 {{- if $.Password}}
   password "{{$.Password}}";
 {{- end}}
@@ -105,6 +105,8 @@ func (b *bird) Start(ctx context.Context) error {
 }
 
 func (b *bird) Stop(ctx context.Context) error { return b.group.Stop(ctx, b.process()) }
+
+func (b *bird) Kill(ctx context.Context) error { return b.group.Kill(ctx, b.process()) }
 
 func (b *bird) Sessions(ctx context.Context, up bool) error {
 	verb := map[bool]string{true: "enable ", false: "disable "}[up]

@@ -52,7 +52,11 @@ route-map hosts{{$n}} permit 10
 router bgp {{.ASN}}
  bgp router-id {{.RouterID}}
  bgp log-neighbor-changes
+{{- if .NoGracefulRestart}}
+ bgp graceful-restart-disable
+{{- else}}
  bgp graceful-restart
+{{- end}}
  no bgp default ipv4-unicast
 {{- range $g := .Groups}}
  neighbor {{$g.Name}} peer-group
@@ -134,11 +138,16 @@ func (f *frr) startDaemon(ctx context.Context, name, text string) error {
 	})
 }
 
-func (f *frr) Stop(ctx context.Context) error {
+func (f *frr) Stop(ctx context.Context) error { return f.end(ctx, f.group.Stop) }
+
+func (f *frr) Kill(ctx context.Context) error { return f.end(ctx, f.group.Kill) }
+
+// end ends both daemons, the one that speaks with peers first.
+func (f *frr) end(ctx context.Context, how func(context.Context, string) error) error {
 	var errs []error
 	for _, name := range []string{"bgpd", "zebra"} {
 		r, recErr := f.group.Get(f.process(name))
-		errs = append(errs, f.group.Stop(ctx, f.process(name)))
+		errs = append(errs, how(ctx, f.process(name)))
 		if recErr == nil {
 			errs = append(errs, removeCrashLogs(name, r.PID))
 		}

@@ -49,7 +49,10 @@ type Config struct {
 	Announce  []netip.Prefix // the networks of its hosts, connected
 	// AnnounceLinks are the interfaces of these networks.
 	AnnounceLinks []string
-	Patience      patience.Factor
+	// NoGracefulRestart turns graceful restart (RFC 4724) off: the routes of a node go
+	// when its session does.
+	NoGracefulRestart bool
+	Patience          patience.Factor
 }
 
 // family is one of the families that a router has, as its configuration needs
@@ -111,12 +114,17 @@ type Router interface {
 	Start(ctx context.Context) error
 	// Stop ends it; a router that does not run is no error.
 	Stop(ctx context.Context) error
+	// Kill ends it with SIGKILL, as a crash does: its peers see their connections
+	// closed, and what it wrote into its kernel stays there.
+	Kill(ctx context.Context) error
 	// Sessions shuts the sessions with all nodes down, or lets them come up again, as
 	// an operator would: the nodes are told so (RFC 4486), and graceful restart does
 	// not apply.
 	Sessions(ctx context.Context, up bool) error
 	// Show asks the router's own command-line program, in its words.
 	Show(ctx context.Context, command string) (string, error)
+	// Neighbor asks for the state of one of the neighbours.
+	Neighbor(ctx context.Context, n Neighbor) (State, error)
 	// Blocks asks for the routes of a pool that the nodes announced, in the router's
 	// words.
 	Blocks(ctx context.Context, pool netip.Prefix) (title, view string, err error)

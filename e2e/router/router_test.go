@@ -104,7 +104,8 @@ func testPair(t *testing.T, configure func(c *Config, own, other map[string]stri
 		c.RouterID, c.Password, c.AnnounceLinks = netip.MustParseAddr(ends[i]["address4"]), "s3cret", []string{"hosts"}
 		configure(c, ends[i], ends[1-i])
 	}
-	for _, r := range []Router{NewBIRD(c1, g), NewFRR(c2, g)} {
+	routers := []Router{NewBIRD(c1, g), NewFRR(c2, g)}
+	for _, r := range routers {
 		t.Cleanup(func() {
 			if err := r.Stop(context.WithoutCancel(ctx)); err != nil {
 				t.Error(err)
@@ -122,6 +123,20 @@ func testPair(t *testing.T, configure func(c *Config, own, other map[string]stri
 				}
 			}
 		}(r)
+	}
+	for i, r := range routers {
+		for _, n := range []Config{c1, c2}[i].Peers {
+			err := waitFor(ctx, 20*time.Second, "session", func() error {
+				s, err := r.Neighbor(ctx, n)
+				if err == nil && (!s.Established || s.Session == "" || s.Keeps || s.Restarted) {
+					err = errors.New(s.View)
+				}
+				return err
+			})
+			if err != nil {
+				t.Errorf("%s does not call its neighbour %s established: %v", r.Program(ctx), n.Name, err)
+			}
+		}
 	}
 	for _, end := range []struct {
 		netns string

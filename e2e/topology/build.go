@@ -109,13 +109,14 @@ func gatewayLink(subnet int) string {
 
 // Namespaces returns the names of the lab's namespaces that exist: its
 // machines' and its pods'. Those of another lab, whose prefix may start with
-// this one's, are not among them.
+// this one's, are not among them. They are found also when the lab was built with
+// other options.
 func (t Topology) Namespaces() ([]string, error) {
 	names, err := namespace.List(t.Prefix)
 	if err != nil {
 		return nil, err
 	}
-	machines := t.Machines()
+	machines := New(t.Prefix, Options{ToRs: mostToRs}).Machines()
 	return slices.DeleteFunc(names, func(name string) bool {
 		rest := strings.TrimPrefix(name, t.Prefix)
 		return !slices.Contains(machines, rest) && !slices.ContainsFunc(t.Nodes, func(n Node) bool {

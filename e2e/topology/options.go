@@ -107,6 +107,9 @@ type Options struct {
 	Subnets int    `json:"subnets,omitempty"` // how many the nodes are in: 1 (also 0) or 2
 	// Nodes is how many nodes there are: 3 (also 0) to 6.
 	Nodes int `json:"nodes,omitempty"`
+	// ToRs is how many top-of-rack routers there are, each with a host of its own: 2
+	// (also 0) or 4. Host3 is behind all of them.
+	ToRs int `json:"tors,omitempty"`
 	// MTU is that of the links between the machines of the fabric; 0: 1500.
 	MTU int `json:"mtu,omitempty"`
 	// StrictReversePath lets the nodes drop what comes by another interface than that
@@ -116,6 +119,9 @@ type Options struct {
 
 // DefaultMTU is the MTU of links where the options don't say.
 const DefaultMTU = 1500
+
+// mostToRs is how many top-of-rack routers there can be.
+const mostToRs = 4
 
 // minMTU is what IPv4 asks of a link that carries packets of useful size.
 const minMTU = 576
@@ -127,6 +133,9 @@ func (o Options) WithDefaults() Options {
 	}
 	if o.Subnets == 0 {
 		o.Subnets = 1
+	}
+	if o.ToRs == 0 {
+		o.ToRs = 2
 	}
 	if o.MTU == 0 {
 		o.MTU = DefaultMTU
@@ -146,6 +155,8 @@ func (o Options) Check() error {
 		return fmt.Errorf("subnets %d: choose 1 or 2", o.Subnets)
 	case o.Nodes < 3 || o.Nodes > 6:
 		return fmt.Errorf("nodes %d: choose 3 to 6", o.Nodes)
+	case o.ToRs != 2 && o.ToRs != mostToRs:
+		return fmt.Errorf("%d top-of-rack routers: choose 2 or %d", o.ToRs, mostToRs)
 	case o.MTU < minMTU || o.MTU > 65535:
 		return fmt.Errorf("MTU %d: choose %d to 65535", o.MTU, minMTU)
 	}

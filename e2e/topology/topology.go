@@ -14,6 +14,9 @@
 //
 //	tor1, tor2, n1, n2 ── 10.211.55.0/24 ── gw ── 10.211.56.0/24 ── n3
 //
+// There may be two routers more, tor3 and tor4, with host4 and host5 behind them;
+// host3 is behind all four then.
+//
 // Invariants:
 //   - All links are made inside the lab's namespaces, never in the caller's; the
 //     end of a namespace ends its links.
@@ -23,6 +26,7 @@
 package topology
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 )
@@ -32,7 +36,7 @@ const (
 	Fabric   = "fabric" // the switch between the machines; the control plane runs here
 	Gateway  = "gw"     // the nodes' default gateway, and the router between their subnets
 	Internet = "internet"
-	Host3    = "host3" // behind both top-of-rack routers
+	Host3    = "host3" // behind all top-of-rack routers
 )
 
 // Node is a node of the cluster.
@@ -55,7 +59,7 @@ type ToR struct {
 	RouterID netip.Addr
 	ASN      uint32
 	Hosts    Pair // its address in its hosts' network
-	Shared   Pair // its address in the network behind both routers
+	Shared   Pair // its address in the network behind all routers
 	// Password is the TCP MD5 password (RFC 2385) of its sessions; empty: none.
 	Password string
 }
@@ -133,6 +137,9 @@ func New(prefix string, o Options) Topology {
 		{Name: "n6", Address: p("10.211.55.120/24", "fd00:10:211:55::120/64"), Block: p("172.25.1.192/26", "fd00:25::1c0/122")},
 	}
 	t.Nodes = append(t.Nodes, more[:min(max(o.Nodes-len(t.Nodes), 0), len(more))]...)
+	for i := len(t.ToRs) + 1; i <= o.ToRs; i++ {
+		t.addToR(i, p)
+	}
 	for i := range t.Nodes {
 		t.Nodes[i].MAC = net.HardwareAddr{0x02, 'g', 'o', 'd', 0, byte(i + 1)}
 	}
@@ -142,6 +149,28 @@ func New(prefix string, o Options) Topology {
 		t.Nodes[2].Address = p("10.211.56.117/24", "fd00:10:211:56::117/64")
 	}
 	return t
+}
+
+// addToR adds the i-th router, and a host behind it; p makes a pair.
+func (t *Topology) addToR(i int, p func(v4, v6 string) Pair) {
+	both := func(v4, v6 string, args ...any) Pair { return p(fmt.Sprintf(v4, args...), fmt.Sprintf(v6, args...)) }
+	r := ToR{
+		Name: fmt.Sprintf("tor%d", i), ASN: 65000 + uint32(i), // #nosec G115 -- a small number
+		Address:  both("10.211.55.%d/24", "fd00:10:211:55::%d/64", i),
+		RouterID: netip.MustParseAddr(fmt.Sprintf("10.211.55.%d", i)),
+		Hosts:    both("192.168.%d.1/24", "fd00:192:168:%d::1/64", 100+i),
+		Shared:   both("192.168.200.%d/24", "fd00:192:168:200::%d/64", i),
+	}
+	t.ToRs = append(t.ToRs, r)
+	for h := range t.Hosts {
+		if t.Hosts[h].Name == Host3 {
+			t.Hosts[h].Behind = append(t.Hosts[h].Behind, r.Name)
+		}
+	}
+	t.Hosts = append(t.Hosts, Host{
+		Name: fmt.Sprintf("host%d", i+1), Address: both("192.168.%d.10/24", "fd00:192:168:%d::10/64", 100+i),
+		Behind: []string{r.Name},
+	})
 }
 
 // podSeparator stands between a node's name and what tells its pods apart.

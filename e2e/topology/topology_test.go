@@ -17,6 +17,7 @@ import (
 func variants() map[string]Options {
 	return map[string]Options{
 		"reference":             {},
+		"4 routers":             {ToRs: 4},
 		"IPv6":                  {Family: IPv6},
 		"more nodes":            {Nodes: 6},
 		"dual-stack, 2 subnets": {Family: Dual, Subnets: 2, MTU: 1400, StrictReversePath: true},
@@ -88,6 +89,7 @@ func TestOptionsCheck(t *testing.T) {
 		"everything":   {Options{Family: Dual, Subnets: 2, MTU: 9000}, ""},
 		"family":       {Options{Family: "ipx"}, "family"},
 		"subnets":      {Options{Subnets: 3}, "subnets"},
+		"routers":      {Options{ToRs: 3}, "routers"},
 		"MTU too low":  {Options{MTU: 500}, "MTU"},
 		"MTU too high": {Options{MTU: 70000}, "MTU"},
 	} {
@@ -170,7 +172,13 @@ func checkWires(ctx context.Context, t *testing.T, top Topology) {
 	for _, r := range top.ToRs {
 		reach = append(reach, way{Host3, r.Shared})
 	}
-	reach = append(reach, way{"host1", top.ToRs[0].Hosts}, way{"host2", top.ToRs[1].Hosts})
+	for _, h := range top.Hosts {
+		for _, r := range top.ToRs {
+			if slices.Equal(h.Behind, []string{r.Name}) {
+				reach = append(reach, way{h.Name, r.Hosts})
+			}
+		}
+	}
 	for _, r := range reach {
 		for _, a := range r.to.Addrs() {
 			// Until an answer, for 10 s: the kernel may take a second to use a new link.

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/godwit-net/godwit/e2e/namespace"
 )
 
@@ -33,6 +35,8 @@ type Datagrams struct {
 	sent    uint64
 	refused int
 	seen    map[uint64]bool
+	last    time.Time
+	longest time.Duration
 	sendErr error
 }
 
@@ -43,6 +47,8 @@ type Count struct {
 	// say. They are not among those sent.
 	Refused int
 	Lost    []uint64 // the numbers of those that did not arrive
+	// Longest is the longest time between two arrivals.
+	Longest time.Duration
 }
 
 // StartDatagrams sends datagrams from one namespace to an address in another,
@@ -59,7 +65,7 @@ func StartDatagrams(ctx context.Context, name, from, to string, addr netip.Addr,
 		return nil, fmt.Errorf("datagrams %s: %w", name, err)
 	}
 	port := uint16(d.server.LocalAddr().(*net.UDPAddr).Port) // #nosec G115 -- a port
-	err = errors.Join(d.server.SetReadBuffer(receiveBuffer), namespace.Do(from, func() (err error) {
+	err = errors.Join(forceReceiveBuffer(d.server), namespace.Do(from, func() (err error) {
 		d.client, err = (&net.Dialer{}).DialContext(ctx, "udp", netip.AddrPortFrom(addr, port).String())
 		return err
 	}))
@@ -70,6 +76,20 @@ func StartDatagrams(ctx context.Context, name, from, to string, addr netip.Addr,
 	d.wg.Go(d.receive)
 	d.wg.Go(d.send)
 	return d, nil
+}
+
+// forceReceiveBuffer makes room for what comes, beyond what the machine lets
+// everyone have (net.core.rmem_max), which is some hundred datagrams.
+func forceReceiveBuffer(c *net.UDPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	err = raw.Control(func(fd uintptr) {
+		set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) // #nosec G115 -- a descriptor
+	})
+	return errors.Join(err, set)
 }
 
 // send keeps to the pace over all: what a late tick missed is made up for.
@@ -101,6 +121,11 @@ func (d *Datagrams) receive() {
 		if err != nil {
 			return // the deadline, once all was sent
 		}
+		now := time.Now()
+		if !d.last.IsZero() {
+			d.longest = max(d.longest, now.Sub(d.last))
+		}
+		d.last = now
 		if n == 8 {
 			d.seen[binary.BigEndian.Uint64(buf[:])] = true
 		}
@@ -111,7 +136,7 @@ func (d *Datagrams) receive() {
 func (d *Datagrams) Stop() (Count, error) {
 	close(d.stop)
 	d.wg.Wait()
-	c := Count{Sent: d.sent, Received: uint64(len(d.seen)), Refused: d.refused}
+	c := Count{Sent: d.sent, Received: uint64(len(d.seen)), Refused: d.refused, Longest: d.longest}
 	for i := range d.sent {
 		if !d.seen[i] {
 			c.Lost = append(c.Lost, i)

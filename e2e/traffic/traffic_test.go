@@ -114,3 +114,59 @@ func TestStreamNoticesStalls(t *testing.T) {
 		t.Errorf("a stream whose receiver stopped reading ended well: %+v", r)
 	}
 }
+
+// TestFlows: of each flow it is known from whom it came, and for how long it did
+// not.
+func TestFlows(t *testing.T) {
+	ctx, a, b := pair(t)
+	const count = 20
+	f, err := StartFlows(ctx, FlowsSpec{From: a, To: b, Addr: netip.MustParseAddr("192.0.2.2"), Link: "eth0", Count: count, Rate: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	link, err := namespace.Run(ctx, a, "ip", "-br", "link", "show", "dev", "eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := strings.Fields(link)[2]
+	wait := func() {
+		t.Helper()
+		f.Reset()
+		for {
+			ways, err := f.Ways()
+			if err == nil {
+				for _, w := range ways {
+					if len(ways) != count || string(w) != mac {
+						t.Fatalf("the ways are %v, want %d times %s", ways, count, mac)
+					}
+				}
+				return
+			}
+			if ctx.Err() != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	wait()
+	f.Reset()
+	const away = 300 * time.Millisecond
+	for _, state := range []string{"down", "up"} {
+		if _, err := namespace.Run(ctx, "", "ip", "-n", b, "link", "set", "eth0", state); err != nil {
+			t.Fatal(err)
+		}
+		if state == "down" {
+			time.Sleep(away) // the pause itself
+			if _, err := f.Ways(); err == nil {
+				t.Error("flows come over a link that is down")
+			}
+		}
+	}
+	if got := f.Longest(); got < away {
+		t.Errorf("the longest pause is %v, want at least %v", got, away)
+	}
+	wait()
+	if sent, got, err := f.Stop(); err != nil || got == 0 || got >= sent {
+		t.Errorf("Stop = %d, %d, %v; want losses, and not all", sent, got, err)
+	}
+}

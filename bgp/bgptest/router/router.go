@@ -62,6 +62,11 @@ func StartBIRD(ctx context.Context, netns, dir, conf string) (*Router, error) {
 // files in dir, which must exist and is given to the user frr. bgpd gets the
 // configuration, zebra none.
 func StartFRR(ctx context.Context, netns, dir, conf string) (*Router, error) {
+	return StartFRRAt(ctx, netns, dir, 0, conf)
+}
+
+// StartFRRAt is StartFRR with bgpd at a TCP port that is not BGP's, if it is not 0.
+func StartFRRAt(ctx context.Context, netns, dir string, port uint16, conf string) (*Router, error) {
 	r := &Router{netns: netns, dir: dir}
 	r.ask = func(ctx context.Context, c string) (string, error) { return r.vtysh(ctx, "bgpd", c) }
 	if err := giveTo(dir, "frr"); err != nil {
@@ -76,8 +81,14 @@ func StartFRR(ctx context.Context, netns, dir, conf string) (*Router, error) {
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil { // #nosec G306 -- read by the user frr
 			return nil, errors.Join(err, r.Stop())
 		}
-		err := r.start(name, "/usr/lib/frr/"+name, "-f", file, "-i", filepath.Join(dir, name+".pid"),
-			"-z", filepath.Join(dir, "zserv.api"), "--vty_socket", dir, "-P", "0", "-A", "127.0.0.1")
+		args := []string{
+			"/usr/lib/frr/" + name, "-f", file, "-i", filepath.Join(dir, name+".pid"),
+			"-z", filepath.Join(dir, "zserv.api"), "--vty_socket", dir, "-P", "0", "-A", "127.0.0.1",
+		}
+		if name == "bgpd" && port != 0 {
+			args = append(args, "-p", strconv.Itoa(int(port)))
+		}
+		err := r.start(name, args...)
 		if err != nil {
 			return nil, errors.Join(err, r.Stop())
 		}

@@ -33,6 +33,9 @@ type Options struct {
 	RestartTime time.Duration
 	// NoIPv4 and NoIPv6 leave a family out of those offered (RFC 4760).
 	NoIPv4, NoIPv6 bool
+	// TwoOctetAS leaves the capability of four-octet AS numbers out (RFC 6793).
+	// UPDATEs that come then are not looked into.
+	TwoOctetAS bool
 	// Password signs the segments of a dialled connection (TCP MD5, RFC 2385).
 	Password string
 	// Restarting sets the restart state and forwarding state bits.
@@ -170,10 +173,12 @@ func (s *Session) receive(r io.Reader) {
 			}
 			return
 		case typeUpdate:
-			c, err := ParseUpdate(body)
-			if err != nil {
-				s.err = err
-				return
+			var c Change
+			if !s.options.TwoOctetAS {
+				if c, err = ParseUpdate(body); err != nil {
+					s.err = err
+					return
+				}
 			}
 			if s.options.OnUpdate != nil {
 				s.options.OnUpdate(c)

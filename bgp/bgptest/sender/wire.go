@@ -40,14 +40,13 @@ const (
 )
 
 // open encodes an OPEN with the capabilities of the unicast families that are
-// offered, route refresh, four-octet AS numbers and, when asked for, graceful
-// restart.
+// offered, route refresh, four-octet AS numbers unless left out and, when asked
+// for, graceful restart.
 func (o *Options) open() []byte {
-	caps := []byte{
-		2, 0, // route refresh (RFC 2918)
-		65, 4, // four-octet AS numbers (RFC 6793)
+	caps := []byte{2, 0} // route refresh (RFC 2918)
+	if !o.TwoOctetAS {
+		caps = binary.BigEndian.AppendUint32(append(caps, 65, 4), o.ASN) // four-octet AS numbers (RFC 6793)
 	}
-	caps = binary.BigEndian.AppendUint32(caps, o.ASN)
 	afis := make([]byte, 0, 2)
 	if !o.NoIPv4 {
 		afis = append(afis, afi4)

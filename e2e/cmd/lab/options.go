@@ -22,6 +22,7 @@ func (o *optionFlags) add(cmd *cobra.Command) {
 	f.StringVar(&o.family, "family", string(topology.IPv4), "the address families: ipv4, ipv6 or dual")
 	f.StringVar(&o.sessions, "sessions", string(lab.SessionsBoth), "in a dual-stack lab, over which families nodes and routers speak: v4, v6 or both")
 	f.IntVar(&o.network.Subnets, "subnets", 1, "in how many subnets the nodes are; with 2, n3 is behind a router that knows nothing of pods")
+	f.IntVar(&o.network.ToRs, "tors", 2, "how many top-of-rack routers there are: 2 or 4")
 	f.StringVar(&o.topology, "topology", "mesh", "which BGP sessions nodes have with each other: mesh or none")
 	f.IntVar(&o.network.MTU, "mtu", topology.DefaultMTU, "the MTU of the network between the nodes")
 	f.BoolVar(&o.network.StrictReversePath, "strict-rp-filter", false, "let nodes check strictly from where packets come (rp_filter=1)")
