@@ -54,6 +54,7 @@ func testCallers(t *testing.T, f *fixture) {
 	})
 	f.sink.WaitRoutes(t, f.via("10.9.1.0/24", a), f.via("10.9.2.0/24", steady), f.via("10.9.3.0/24", b))
 	a.Connect()
+	f.waitOwn(a, own)
 	f.announce(a, 1, "10.9.1.0/24")
 	a.EndOfRIB(f.Carried)
 
