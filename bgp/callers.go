@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // DefaultMostCallers is how many peers may call from a range where Callers.Most
@@ -23,8 +24,11 @@ type Callers struct {
 
 // Caller is the peer that a caller from an address becomes, by the longest prefix
 // that contains the address, or false: nobody may call from there. Who is one of
-// Peers is no caller.
+// Peers is no caller, nor is who is Barred.
 func (c Config) Caller(a netip.Addr) (Peer, bool) {
+	if slices.Contains(c.Barred, a) {
+		return Peer{}, false
+	}
 	for _, p := range c.Peers {
 		if p.Address == a {
 			return Peer{}, false

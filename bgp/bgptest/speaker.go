@@ -90,24 +90,24 @@ func (s *Speaker) Set(_ context.Context, c bgp.Config) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
-	peers, callers, err := c.Usable()
+	wanted := c.Peers
+	c, err := c.Usable()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
 		return errors.New("the speaker is stopped")
 	}
-	want := make(map[netip.Addr]bgp.Peer, len(peers))
-	for _, p := range peers {
+	want := make(map[netip.Addr]bgp.Peer, len(c.Peers))
+	for _, p := range c.Peers {
 		want[p.Address] = p
 	}
-	for _, p := range c.Peers { // a known peer that became unusable stays as it was
+	for _, p := range wanted { // a known peer that became unusable stays as it was
 		if _, ok := want[p.Address]; !ok {
 			if former, known := s.peers[p.Address]; known {
 				want[p.Address] = former
 			}
 		}
 	}
-	c.Callers = callers
 	for addr := range s.called {
 		if p, ok := c.Caller(addr); ok {
 			want[addr] = p

@@ -120,10 +120,9 @@ func (s *Speaker) Set(ctx context.Context, c bgp.Config) error {
 
 // carryOut makes the server do what is wanted. The lock is held.
 func (s *Speaker) carryOut(ctx context.Context) error {
-	c := s.wanted
-	peers, callers, peerErr := c.Usable()
+	c, peerErr := s.wanted.Usable()
 	// A peer whose new properties make no sense keeps its old ones.
-	c.Peers, c.Callers = s.withFormer(peers, c.Peers), callers
+	c.Peers = s.withFormer(c.Peers, s.wanted.Peers)
 	c.Peers = s.callers.expand(c)
 
 	if s.server != nil && s.server.identity != identityOf(c) {
