@@ -191,13 +191,14 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 // left out, so that its session ends or does not begin.
 func (w *worker) speak(ctx context.Context, d desired, announce []netip.Prefix) []error {
 	c := d.speaker
-	c.Peers, c.Advertise = nil, announce
+	c.Peers, c.Advertise, c.Barred = nil, announce, slices.Clone(c.Barred)
 	var problems []error
 	for _, peer := range d.speaker.Peers {
 		if ref, ok := d.passwords[peer.Address]; ok {
 			password, err := w.passwords.get(ref)
 			if err != nil {
 				problems = append(problems, fmt.Errorf("session %s: %w", peer.Name, err))
+				c.Barred = append(c.Barred, peer.Address)
 				continue
 			}
 			peer.Password = password

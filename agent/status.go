@@ -66,7 +66,7 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 		s.Blocks = append(s.Blocks, v1alpha1.BlockStatus{CIDR: b.CIDR.String(), Pool: b.Pool, Allocated: int32(b.Allocated)})
 	}
 	var down []string
-	restarts := o.desired.restarts()
+	restarts := o.desired.restarts(o.sessions)
 	for i := range o.sessions {
 		session := sessionStatus(&o.sessions[i], restarts[o.sessions[i].Address])
 		if session.State != string(bgp.StateEstablished) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -52,11 +53,13 @@ func (c Config) Check() error {
 	return nil
 }
 
-// Usable returns the peers that can be used, and what is wrong with the others
-// as *PeerErrors, joined.
-func (c Config) Usable() ([]Peer, error) {
+// Usable returns the configuration with the peers and the ranges of callers that
+// can be used, and what is wrong with the others as *PeerErrors, joined. Peers that
+// can't be used are Barred.
+func (c Config) Usable() (Config, error) {
 	var (
 		usable = make([]Peer, 0, len(c.Peers))
+		barred = slices.Clone(c.Barred)
 		errs   []error
 		seen   = make(map[netip.Addr]string, len(c.Peers))
 	)
@@ -66,13 +69,15 @@ func (c Config) Usable() ([]Peer, error) {
 			err = fmt.Errorf("has the address %v of peer %s; sessions are told apart by address", p.Address, other)
 		}
 		if err != nil {
-			errs = append(errs, &PeerError{Peer: p.Name, Err: err})
+			errs, barred = append(errs, &PeerError{Peer: p.Name, Err: err}), append(barred, p.Address)
 			continue
 		}
 		seen[p.Address] = p.Name
 		usable = append(usable, p)
 	}
-	return usable, errors.Join(errs...)
+	callers, err := c.usableCallers()
+	c.Peers, c.Callers, c.Barred = usable, callers, barred
+	return c, errors.Join(append(errs, err)...)
 }
 
 // EffectiveHold is the hold time that the peer is offered.

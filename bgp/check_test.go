@@ -53,8 +53,8 @@ func TestUsableOptions(t *testing.T) {
 		c, p := optionsConfig(), optionsPeer(65001)
 		set(&c, &p)
 		c.Peers = []Peer{p}
-		if peers, err := c.Usable(); err != nil || len(peers) != 1 {
-			t.Errorf("%s: %d peers, %v", name, len(peers), err)
+		if u, err := c.Usable(); err != nil || len(u.Peers) != 1 {
+			t.Errorf("%s: %d peers, %v", name, len(u.Peers), err)
 		}
 	}
 }
@@ -118,10 +118,10 @@ func TestUnusableOptions(t *testing.T) {
 		}
 		tc.spoil(&c, &p)
 		c.Peers = []Peer{p}
-		peers, err := c.Usable()
+		usable, err := c.Usable()
 		var pe *PeerError
-		if !errors.As(err, &pe) || !strings.Contains(err.Error(), tc.want) || len(peers) != 0 {
-			t.Errorf("want an error about %q, got %v and %d peers", tc.want, err, len(peers))
+		if !errors.As(err, &pe) || !strings.Contains(err.Error(), tc.want) || len(usable.Peers) != 0 {
+			t.Errorf("want an error about %q, got %v and %d peers", tc.want, err, len(usable.Peers))
 		}
 	}
 }

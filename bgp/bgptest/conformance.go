@@ -97,6 +97,7 @@ func cases(w World) []testCase {
 		{"announces what export rules say", testExport},
 		{"announces aggregates outside only", testAggregates},
 		{"reflects routes of nodes to nodes", testReflection},
+		{"lets in who calls from a range", testCallers},
 		{"resets only the peer that changed", testPeerChange},
 		{"keeps routes of a restarting peer", testRestart},
 		{"drops routes of a peer that stays away", testStaysAway},

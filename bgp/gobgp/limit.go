@@ -108,11 +108,12 @@ func (l *limiter) check(now time.Time) {
 	s := l.speaker
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if s.server == nil {
 		return
 	}
+	s.callers.forgetGone(now)
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for addr, until := range l.resting {
 		if now.After(until) {
 			delete(l.resting, addr)
