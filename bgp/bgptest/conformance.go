@@ -94,6 +94,7 @@ func cases(w World) []testCase {
 		{"shares equal paths", testEqualPaths},
 		{"applies policy without resets", testPolicyChange},
 		{"takes of nodes only what is theirs", testOrigins},
+		{"takes what is inside of pools of routers by name", testPools},
 		{"announces what export rules say", testExport},
 		{"announces aggregates outside only", testAggregates},
 		{"reflects routes of nodes to nodes", testReflection},
