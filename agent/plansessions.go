@@ -46,6 +46,9 @@ func (d *desired) addSession(s *v1alpha1.PlannedSession) error {
 	if s.PasswordSecretRef != nil {
 		d.passwords[address] = *s.PasswordSecretRef
 	}
+	if s.Departed {
+		d.departed[address] = true
+	}
 	d.speaker.Peers = append(d.speaker.Peers, peer)
 	return nil
 }
