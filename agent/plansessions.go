@@ -49,6 +49,9 @@ func (d *desired) addSession(s *v1alpha1.PlannedSession) error {
 	if s.PasswordSecretRef != nil {
 		d.passwords[peer.Address] = *s.PasswordSecretRef
 	}
+	if s.Departed {
+		d.departed[peer.Address] = true
+	}
 	d.speaker.Peers = append(d.speaker.Peers, peer)
 	return nil
 }

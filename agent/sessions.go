@@ -83,6 +83,14 @@ func (d *desired) restarts(sessions []bgp.Session) map[netip.Addr]bool {
 	return wanted
 }
 
+// expected returns the sessions that should be up: not those with nodes whose
+// Node is gone, unless they are.
+func (d *desired) expected(sessions []bgp.Session) []bgp.Session {
+	return slices.DeleteFunc(slices.Clone(sessions), func(s bgp.Session) bool {
+		return d.departed[s.Address] && s.State != bgp.StateEstablished
+	})
+}
+
 // suspicion knows since when nodes announce what they do not own.
 type suspicion map[netip.Addr]time.Time
 

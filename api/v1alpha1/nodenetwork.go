@@ -88,6 +88,11 @@ type NodeNetworkSpec struct {
 	// +listMapKey=kind
 	// +listMapKey=name
 	Sessions []PlannedSession `json:"sessions,omitempty"`
+	// Blocks of nodes whose Node is gone: the agent is to report of each whether BGP
+	// tells it of a route to it. They are freed when nobody is told of one any more.
+	// +optional
+	// +listType=atomic
+	DepartedBlocks []string `json:"departedBlocks,omitempty"`
 }
 
 // TunnelKind is a kind of tunnel.
@@ -226,6 +231,10 @@ type PlannedSession struct {
 	// +optional
 	// +listType=atomic
 	Blocks []string `json:"blocks,omitempty"`
+	// Whether the other node's Node is gone: the session is kept for as long as it
+	// has blocks, and that it is down is nothing to complain about.
+	// +optional
+	Departed bool `json:"departed,omitempty"`
 	// Where the password is, when the session has one.
 	// +optional
 	PasswordSecretRef *SecretKeyRef `json:"passwordSecretRef,omitempty"`
@@ -334,6 +343,12 @@ type NodeNetworkStatus struct {
 	// +optional
 	// +listType=atomic
 	FailedRoutes []FailedRoute `json:"failedRoutes,omitempty"`
+	// The blocks of the plan's departedBlocks, when the agent knows what BGP tells of
+	// them.
+	// +optional
+	// +listType=map
+	// +listMapKey=cidr
+	DepartedBlocks []DepartedBlock `json:"departedBlocks,omitempty"`
 	// Figures for one line a node.
 	// +optional
 	Summary NodeSummary `json:"summary,omitempty"`
@@ -441,6 +456,14 @@ type FailedRoute struct {
 	Destination string `json:"destination"`
 	// Why not.
 	Message string `json:"message"`
+}
+
+// DepartedBlock is what BGP tells a node of a block whose own node is gone.
+type DepartedBlock struct {
+	// The block.
+	CIDR string `json:"cidr"`
+	// Whether there is a route to it.
+	Announced bool `json:"announced"`
 }
 
 // NodeSummary holds figures for one line a node.

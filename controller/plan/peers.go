@@ -119,7 +119,7 @@ func (p *Plan) planPeer(pe *peering, nodeOf map[netip.Addr]string) {
 // many more would be if they had an address of a family that the peer wants.
 func (p *Plan) matched(pe *peering, nodeOf map[netip.Addr]string) (matched []*node, lacking int) {
 	for _, n := range p.nodes {
-		if pe.selectorErr != nil && sessionBefore(n, pe.obj.Name) == nil || pe.selectorErr == nil && !pe.selector.Matches(n.labels) {
+		if !pe.selects(n) {
 			continue
 		}
 		if !n.hasFamily(pe.at.is6()) || nodeOf[pe.at.addr] == n.name {
@@ -133,6 +133,16 @@ func (p *Plan) matched(pe *peering, nodeOf map[netip.Addr]string) (matched []*no
 		matched = append(matched, n)
 	}
 	return matched, lacking
+}
+
+// selects tells whether a node is to have a session with the peer. Where that
+// can't be told, as the selector can't be read or the node's labels went with its
+// Node, it is when it had one.
+func (pe *peering) selects(n *node) bool {
+	if pe.selectorErr != nil || n.departed {
+		return sessionBefore(n, pe.obj.Name) != nil
+	}
+	return pe.selector.Matches(n.labels)
 }
 
 // checkOptions reports what is wrong with the options of a peer that only who
@@ -165,6 +175,7 @@ func (p *Plan) checkOptions(pe *peering, matched []*node, nodeOf map[netip.Addr]
 	if !ok || src.Is6() != pe.at.is6() {
 		return fmt.Errorf("sourceAddress: %q is not an address that a node can have towards %s", spec.SourceAddress, pe.at)
 	}
+	matched = slices.DeleteFunc(slices.Clone(matched), func(n *node) bool { return n.departed })
 	if len(matched) > 1 {
 		return fmt.Errorf("sourceAddress: %s is of one node, but nodeSelector matches %d: use NodeAddress, or a nodeSelector of one node", src, len(matched))
 	}
