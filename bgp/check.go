@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"time"
 )
 
@@ -65,6 +66,12 @@ func (c Config) Usable() ([]Peer, error) {
 		if other, twice := seen[p.Address]; err == nil && twice {
 			err = fmt.Errorf("has the address %v of peer %s; sessions are told apart by address", p.Address, other)
 		}
+		for i := range usable {
+			if q := &usable[i]; err == nil && IsLinkLocal(p.Address) && q.Address.WithZone("") == p.Address.WithZone("") && !p.treatedLike(*q, c) {
+				err = fmt.Errorf("has the address %v of peer %s on another link, and other rules: routes of the two can't be told apart, so give one of the routers another link-local address, or both the same rules",
+					p.Address.WithZone(""), q.Name)
+			}
+		}
 		if err != nil {
 			errs = append(errs, &PeerError{Peer: p.Name, Err: err})
 			continue
@@ -73,6 +80,14 @@ func (c Config) Usable() ([]Peer, error) {
 		usable = append(usable, p)
 	}
 	return usable, errors.Join(errs...)
+}
+
+// treatedLike reports whether routes of and to p are treated as those of q.
+func (p Peer) treatedLike(q Peer, c Config) bool {
+	same := func(a, b any) bool { return reflect.DeepEqual(a, b) }
+	return p.Kind == q.Kind && p.internal(c) == q.internal(c) && p.LocalASN == q.LocalASN && p.AllowOwnASN == q.AllowOwnASN &&
+		p.NextHop == q.NextHop && p.Reflection == q.Reflection && same(p.Import, q.Import) && same(p.Export, q.Export) &&
+		same(p.Owned, q.Owned)
 }
 
 // EffectiveHold is the hold time that the peer is offered.
