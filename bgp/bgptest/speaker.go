@@ -240,7 +240,7 @@ func (s *Speaker) announced(peer bgp.Peer, st *session) map[netip.Prefix]netip.A
 // hop is the next hop by which a peer is told one of our prefixes.
 func (s *Speaker) hop(peer netip.Addr, p netip.Prefix) netip.Addr {
 	f := bgp.FamilyOf(p.Addr())
-	if hop, given := s.config.NextHop(f); given && bgp.FamilyOf(peer) != f {
+	if hop, given := s.config.NextHop(f); given && bgp.FamilyOf(peer) != f && !bgp.IsLinkLocal(peer) {
 		return hop
 	}
 	return s.options.Local
@@ -248,7 +248,7 @@ func (s *Speaker) hop(peer netip.Addr, p netip.Prefix) netip.Addr {
 
 // takes reports whether the import policy accepts a path from a peer.
 func (s *Speaker) takes(peer bgp.Peer, prefix netip.Prefix, p path) bool {
-	return bgp.NextHopFits(prefix, p.hop) && s.config.Accepts(peer, p.announcement(peer, prefix))
+	return bgp.NextHopOf(peer.Address, prefix, p.hop).IsValid() && s.config.Accepts(peer, p.announcement(peer, prefix))
 }
 
 // announcement is a path as rules see it: the AS path has the peer's number only.
@@ -358,8 +358,8 @@ func (s *Speaker) best() (map[netip.Prefix]bgp.Route, map[netip.Prefix]netip.Add
 			if !taken || mine != theirs || addr.Less(sources[prefix]) {
 				sources[prefix] = addr
 			}
-			if !slices.Contains(r.NextHops, p.hop) {
-				r.NextHops = append(r.NextHops, p.hop)
+			if hop := bgp.NextHopOf(addr, prefix, p.hop); !slices.Contains(r.NextHops, hop) {
+				r.NextHops = append(r.NextHops, hop)
 				slices.SortFunc(r.NextHops, netip.Addr.Compare)
 			}
 			r.FromNode = r.FromNode || peer.Kind == bgp.PeerNode
