@@ -24,7 +24,8 @@ const (
 )
 
 // limiter ends sessions whose peer sent more prefixes than its limit, and those
-// that hang while they come up; and it drops the routes of peers that are silent.
+// that hang while they come up; it drops the routes of peers that are silent, and
+// announces to those that have us back.
 //
 // GoBGP can do so itself, but counts the whole table at each UPDATE, which is
 // quadratic, and then takes the end of the session, caused by itself, for a
@@ -100,6 +101,8 @@ func (l *limiter) run() {
 			l.check(now)
 		case <-l.speaker.book.silent:
 			l.speaker.dropSilent()
+		case <-l.speaker.book.returned:
+			l.speaker.announceReturned()
 		}
 	}
 }

@@ -185,17 +185,10 @@ func (s *server) shutdownAll(ctx context.Context, farewell time.Duration) {
 // a Cease: GoBGP's removal closes accepted connections before that is sent, which
 // peers then take for a restart.
 func (s *server) dismiss(ctx context.Context, addr string) {
-	isUp := func() bool {
-		up := false
-		_ = s.ListPeer(ctx, &api.ListPeerRequest{Address: addr}, func(p *api.Peer) {
-			up = p.State.SessionState == api.PeerState_SESSION_STATE_ESTABLISHED
-		})
-		return up
-	}
-	if !isUp() || s.DisablePeer(ctx, &api.DisablePeerRequest{Address: addr, Communication: "the session is removed or reset"}) != nil {
+	if !s.isUp(ctx, addr) || s.DisablePeer(ctx, &api.DisablePeerRequest{Address: addr, Communication: "the session is removed or reset"}) != nil {
 		return
 	}
-	for deadline := time.Now().Add(dismissTimeout); isUp() && time.Now().Before(deadline); time.Sleep(pollInterval) {
+	for deadline := time.Now().Add(dismissTimeout); s.isUp(ctx, addr) && time.Now().Before(deadline); time.Sleep(pollInterval) {
 	}
 }
 
