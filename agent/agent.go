@@ -71,6 +71,7 @@ type Agent struct {
 	masquerade *nat.Table
 	addresses  *ipam.Node
 	server     *cni.Server
+	wirer      *wire.Wirer
 	speaker    bgp.Speaker
 	learned    *learned
 	underlay   *underlay
@@ -174,14 +175,14 @@ func leaveMark(dir string) (before bool, err error) {
 
 // openCNI makes the CNI server and takes over the pods that are attached.
 func (a *Agent) openCNI(ctx context.Context) error {
-	wirer, err := wire.New(wire.Options{Log: a.log.With("part", "wire")})
-	if err != nil {
+	var err error
+	if a.wirer, err = wire.New(wire.Options{Log: a.log.With("part", "wire")}); err != nil {
 		return fmt.Errorf("open the pods' wiring: %w", err)
 	}
 	a.server = cni.NewServer(cni.Options{
 		Allocator: allocator{a},
 		Routes:    podRoutes{a.table},
-		Wirer:     wirer,
+		Wirer:     a.wirer,
 		Ready:     a.ready,
 		MTU:       a.podMTU,
 		Log:       a.log.With("part", "cni"),
@@ -303,6 +304,7 @@ func (a *Agent) ready() error {
 func (a *Agent) report(ctx context.Context) {
 	w := newStatusWriter(a.o.Client, a.o.Node)
 	events, suspects := newTeller(a.o.Events, a.o.Node), suspicion{}
+	agreement := agreement{look: a.local}
 	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
 	var failed string
@@ -315,6 +317,7 @@ func (a *Agent) report(ctx context.Context) {
 			if !ok {
 				continue
 			}
+			o.differ = agreement.differences(ctx, now)
 			suspects.weigh(o.sessions, now)
 			events.look(o.sessions, now)
 			wctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -354,6 +357,12 @@ func (a *Agent) observe(ctx context.Context) (*observation, bool) {
 		o.problems = append(o.problems, err)
 	}
 	o.blocks, o.routes = a.addresses.Blocks(), a.table.Status()
+	for _, r := range a.addresses.Records() {
+		if !r.Owner.IsNode() {
+			o.held = append(o.held, r.Address)
+		}
+	}
+	o.learned = a.learned.summary()
 	return o, true
 }
 

@@ -332,8 +332,21 @@ func testStatusWriter(t *testing.T, c client.Client) {
 	if got := get(true).Sessions[0].RefusedCount; got != 2 {
 		t.Errorf("%d refused, want 2", got)
 	}
+	// After a failure the next write does not wait: the server may be back.
+	away, cancel := context.WithCancel(ctx)
+	cancel()
+	o.blocks[0].Allocated = 41
+	for after := 2*countInterval + 6*time.Second; !w.failed; after += time.Second {
+		_ = w.write(away, o, start.Add(after))
+	}
+	for w.counts.AllowN(start.Add(4*countInterval), 1) { // as if figures had been written
+	}
+	step(4 * countInterval)
+	if got := get(true).Blocks[0].Allocated; got != 41 {
+		t.Errorf("allocated %d, want 41", got)
+	}
 	o.sessions, o.routes = nil, routes.Status{}
-	step(2*countInterval + 7*time.Second) // what is gone is gone
+	step(4*countInterval + time.Second) // what is gone is gone
 	if s := get(true); len(s.Sessions) != 0 || len(s.FailedRoutes) != 0 {
 		t.Errorf("sessions %v and failed routes %v are left", s.Sessions, s.FailedRoutes)
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/routes"
 )
@@ -51,6 +52,8 @@ type learned struct {
 	since   time.Time                  // when the first of pending came
 	known   map[netip.Prefix]bgp.Route // all that is learned
 	nodes   map[netip.Addr]int         // how many blocks are behind each
+	blocks  int                        // how many blocks of other nodes are known
+	digest  uint64                     // of them, as v1alpha1.BlockDigest
 }
 
 // batch is what the speaker told at once.
@@ -197,6 +200,8 @@ func (l *learned) note(changed []bgp.Route, gone []netip.Prefix) bool {
 	differs := false
 	drop := func(p netip.Prefix) {
 		if old := l.known[p]; old.FromNode {
+			l.blocks--
+			l.digest ^= v1alpha1.BlockDigest(p)
 			for _, a := range old.NextHops {
 				if l.nodes[a]--; l.nodes[a] == 0 {
 					delete(l.nodes, a)
@@ -219,6 +224,10 @@ func (l *learned) note(changed []bgp.Route, gone []netip.Prefix) bool {
 			}
 		}
 		drop(r.Prefix)
+		if r.FromNode {
+			l.blocks++
+			l.digest ^= v1alpha1.BlockDigest(r.Prefix)
+		}
 		l.known[r.Prefix] = r
 	}
 	for _, p := range gone {
@@ -226,6 +235,13 @@ func (l *learned) note(changed []bgp.Route, gone []netip.Prefix) bool {
 		delete(l.known, p)
 	}
 	return differs
+}
+
+// summary says which blocks of other nodes are known, as of the last settling.
+func (l *learned) summary() v1alpha1.LearnedBlocks {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return v1alpha1.NewLearnedBlocks(l.blocks, l.digest)
 }
 
 // nodeAddresses returns the nodes that have blocks, sorted, as of the last

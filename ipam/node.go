@@ -281,6 +281,22 @@ func (n *Node) Blocks() []BlockUsage {
 	return out
 }
 
+// Lost returns the blocks that the node believed to have and that are another
+// node's by now, and of which addresses are still in use here, sorted by CIDR.
+// Nothing of them is given out.
+func (n *Node) Lost() []BlockUsage {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var out []BlockUsage
+	for _, b := range n.blocks {
+		if b.state == blockLost && b.used > 0 {
+			out = append(out, BlockUsage{Block: b.Block, Allocated: b.used, Capacity: b.capacity})
+		}
+	}
+	slices.SortFunc(out, func(a, b BlockUsage) int { return comparePrefixes(a.CIDR, b.CIDR) })
+	return out
+}
+
 // BlocksChanged returns a channel that gets a value after the set of Blocks()
 // changed; signals that nobody took are one. The agent announces and checkpoints
 // the blocks by it: a block that is given back stays the node's in the store for
