@@ -43,7 +43,7 @@ import (
 type Options struct {
 	Node      string // the node's name in the Kubernetes API
 	Namespace string // of the Secrets that hold passwords
-	RunDir    string // on tmpfs: socket, address records
+	RunDir    string // on tmpfs: socket, address records, passwords in use
 	StateDir  string // on disk: checkpoint
 	CNIConfig string // the file that runtimes read, written when the agent is ready; empty: none
 	Version   string
@@ -117,7 +117,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		o:          o,
 		log:        o.Log,
 		underlay:   newUnderlay(o.Log.With("part", "underlay")),
-		passwords:  newPasswords(o.Client, o.Namespace),
+		passwords:  newPasswords(o.Client, o.Namespace, filepath.Join(o.RunDir, "passwords.json"), o.Log.With("part", "passwords")),
 		remote:     newRemoteBlocks(o.Client),
 		namespaces: newNamespaces(o.Client),
 		plans:      make(chan plan, 1),

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -193,7 +196,16 @@ func testWatchOne(t *testing.T, c client.WithWatch) {
 
 func testPasswords(t *testing.T, c client.WithWatch) {
 	ctx, cancel := context.WithCancel(t.Context())
-	p := newPasswords(c, "default")
+	file := filepath.Join(t.TempDir(), "passwords.json")
+	p := newPasswords(c, "default", file, slog.New(slog.DiscardHandler))
+	// The next agent, before the API has told it anything.
+	next := func(password, message string) {
+		t.Helper()
+		n := newPasswords(c, "default", file, slog.New(slog.DiscardHandler))
+		if got, err := n.get(v1alpha1.SecretKeyRef{Name: "tor1", Key: "password"}); got != password || !strings.Contains(text(err), message) {
+			t.Errorf("the next agent has password %q, error %v; want %q and %q", got, err, password, message)
+		}
+	}
 	defer p.wait()
 	defer cancel()
 	ref := v1alpha1.SecretKeyRef{Name: "tor1", Key: "password"}
@@ -226,11 +238,16 @@ func testPasswords(t *testing.T, c client.WithWatch) {
 			t.Fatal(err)
 		}
 		expect(word, "")
+		next(word, "")
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file of passwords: %v, %v", info, err)
 	}
 	if err := c.Delete(ctx, s); err != nil {
 		t.Fatal(err)
 	}
 	expect("", "does not exist")
+	next("", "has not been read yet")
 	p.want(ctx, nil)
 	expect("", "has not been read yet")
 }
