@@ -70,6 +70,7 @@ type Agent struct {
 	tunnels    *tunnel.Table
 	masquerade *nat.Table
 	addresses  *ipam.Node
+	store      BlockStore
 	server     *cni.Server
 	wirer      *wire.Wirer
 	speaker    bgp.Speaker
@@ -120,6 +121,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		passwords:  newPasswords(o.Client, o.Namespace, filepath.Join(o.RunDir, "passwords.json"), o.Log.With("part", "passwords")),
 		remote:     newRemoteBlocks(o.Client),
 		namespaces: newNamespaces(o.Client),
+		store:      BlockStore{Client: o.Client},
 		plans:      make(chan plan, 1),
 		blocks:     make(chan []ipam.Block, 1),
 	}
@@ -141,16 +143,21 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if a.masquerade, err = nat.Open(); err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
+	a.learned = newLearned(a.table, a.tunnels, o.Log)
+	if a.store.Returned, err = openReturned(filepath.Join(o.StateDir, "returned.json")); err != nil {
+		a.log.Warn("can't tell which blocks an earlier agent gave back", "error", err)
+	}
 	a.addresses, err = ipam.Open(ipam.Options{
 		Node:  o.Node,
-		Store: BlockStore{Client: o.Client},
+		Store: a.store,
 		Dir:   filepath.Join(o.RunDir, "addresses"),
 		Log:   o.Log.With("part", "ipam"),
+
+		Elsewhere: a.learned.announced,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the address records: %w", err)
 	}
-	a.learned = newLearned(a.table, a.tunnels, o.Log)
 	if a.speaker, err = o.NewSpeaker(a.learned, restarting); err != nil {
 		return nil, fmt.Errorf("make the BGP speaker: %w", err)
 	}
@@ -253,27 +260,10 @@ func (a *Agent) stop(ctx context.Context) error {
 	)
 }
 
-// watchPlan hands the node's plan to the loop whenever it changes.
-func (a *Agent) watchPlan(ctx context.Context) {
-	key := client.ObjectKey{Name: a.o.Node}
-	watchOne(ctx, a.o.Client, key, &v1alpha1.NodeNetwork{}, &v1alpha1.NodeNetworkList{}, func(n *v1alpha1.NodeNetwork, found bool) {
-		if !found {
-			a.log.Info("there is no plan for this node (yet); what works goes on working", "nodenetwork", a.o.Node)
-			return
-		}
-		p := plan{generation: n.Generation, spec: n.Spec}
-		select {
-		case <-a.plans: // an older one that nobody took
-		default:
-		}
-		a.plans <- p // the only sender: there is room
-	})
-}
-
 // listBlocks reads the node's blocks from the API once, however long that takes.
 func (a *Agent) listBlocks(ctx context.Context) {
 	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
-		blocks, err := BlockStore{Client: a.o.Client}.ListNode(ctx, a.o.Node)
+		blocks, err := a.store.ListNode(ctx, a.o.Node)
 		if err == nil {
 			a.blocks <- blocks // never full: sent once
 			return

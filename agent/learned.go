@@ -237,6 +237,22 @@ func (l *learned) note(changed []bgp.Route, gone []netip.Prefix) bool {
 	return differs
 }
 
+// announced tells whether another node announces any of a block.
+func (l *learned) announced(block netip.Prefix) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.takePending()
+	if r, ok := l.known[block]; ok {
+		return r.FromNode
+	}
+	for p, r := range l.known {
+		if r.FromNode && p.Overlaps(block) {
+			return true
+		}
+	}
+	return false
+}
+
 // summary says which blocks of other nodes are known, as of the last settling.
 func (l *learned) summary() v1alpha1.LearnedBlocks {
 	l.mu.Lock()
