@@ -83,6 +83,8 @@ type Agent struct {
 	plans  chan plan         // the newest from the API; holds at most one
 	blocks chan []ipam.Block // the node's, as listed in the API
 
+	rewrite chan struct{} // the API may not have the status that was written; holds at most one
+
 	state nodeState
 }
 
@@ -124,6 +126,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		store:      BlockStore{Client: o.Client},
 		plans:      make(chan plan, 1),
 		blocks:     make(chan []ipam.Block, 1),
+		rewrite:    make(chan struct{}, 1),
 	}
 	for _, dir := range []string{o.RunDir, o.StateDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -302,6 +305,8 @@ func (a *Agent) report(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-a.rewrite:
+			w.stale = true
 		case now := <-tick.C:
 			o, ok := a.observe(ctx)
 			if !ok {

@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
@@ -362,6 +363,19 @@ func testStatusWriter(t *testing.T, c client.Client) {
 	step(4 * countInterval)
 	if got := get(true).Blocks[0].Allocated; got != 41 {
 		t.Errorf("allocated %d, want 41", got)
+	}
+	// The server lost what was written.
+	lost := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+	if err := c.Status().Patch(ctx, lost, client.RawPatch(types.MergePatchType, []byte(`{"status":{"blocks":null}}`))); err != nil {
+		t.Fatal(err)
+	}
+	get(true)
+	step(4 * countInterval)
+	get(false)
+	w.stale = true
+	step(4 * countInterval)
+	if got := get(true).Blocks; len(got) != 1 {
+		t.Errorf("blocks %v, want those that were lost", got)
 	}
 	o.sessions, o.routes = nil, routes.Status{}
 	step(4*countInterval + time.Second) // what is gone is gone

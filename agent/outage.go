@@ -42,10 +42,10 @@ func (n noticing) Watch(ctx context.Context, list client.ObjectList, opts ...cli
 }
 
 // watchPlan hands the node's plan to the loop whenever it changes, and has the
-// node's blocks verified whenever the watch had to begin anew: after an outage
-// the API server may have another state than before it, as when etcd was restored
-// from a snapshot. Watches also end every few minutes by themselves, so nothing
-// stays unnoticed for longer.
+// node's blocks verified and its status written whenever the watch had to begin
+// anew: after an outage the API server may have another state than before it, as
+// when etcd was restored from a snapshot. Watches also end every few minutes by
+// themselves, so nothing stays unnoticed for longer.
 //
 // After a failure the watch is not gone on with but begun as if there had been
 // none. That is sooner, as a watch that failed for long is tried again only every
@@ -93,13 +93,20 @@ func (a *Agent) watchPlanOnce(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-again:
-			a.addresses.Verify()
+			a.mistrust()
 		case <-failed:
 			a.probe(ctx)
-			a.addresses.Verify()
+			a.mistrust()
 			return
 		}
 	}
+}
+
+// mistrust makes the agent not take for granted what it has written to the API. A
+// status that is there already costs the API server nothing but the request.
+func (a *Agent) mistrust() {
+	a.addresses.Verify()
+	signal(a.rewrite)
 }
 
 // takePlan hands a plan to the loop.

@@ -196,6 +196,7 @@ type statusWriter struct {
 	written v1alpha1.NodeNetworkStatus
 	counts  *rate.Limiter // of writes that change figures alone
 	failed  bool          // the last write did, after which the next one does not wait
+	stale   bool          // the API may not have what was written
 }
 
 func newStatusWriter(c client.Client, node string) *statusWriter {
@@ -204,10 +205,10 @@ func newStatusWriter(c client.Client, node string) *statusWriter {
 
 func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time) error {
 	s := status(o, &w.written, metav1.NewTime(now.Truncate(time.Second)))
-	if reflect.DeepEqual(s, w.written) {
+	if !w.stale && reflect.DeepEqual(s, w.written) {
 		return nil
 	}
-	if !w.failed && reflect.DeepEqual(withoutCounts(&s), withoutCounts(&w.written)) && !w.counts.AllowN(now, 1) {
+	if !w.stale && !w.failed && reflect.DeepEqual(withoutCounts(&s), withoutCounts(&w.written)) && !w.counts.AllowN(now, 1) {
 		return nil
 	}
 	// "add" replaces what is there: the status is the agent's as a whole.
@@ -220,7 +221,7 @@ func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time)
 	if w.failed = err != nil; w.failed {
 		return fmt.Errorf("write status: %w", err)
 	}
-	w.written = s
+	w.written, w.stale = s, false
 	return nil
 }
 
