@@ -35,6 +35,7 @@ func TestOutages(t *testing.T) {
 	}{
 		{"Agreement", testAgreement},
 		{"WorkWithoutAPI", testWorkWithoutAPI},
+		{"Restored", testRestored},
 	} {
 		if !t.Run(tt.name, func(t *testing.T) { tt.run(t, l) }) && ctx.Err() != nil {
 			t.Fatal("out of time")
@@ -105,7 +106,7 @@ func testAgreement(t *testing.T, l *lab.Lab) {
 			took := eventually(t, tt.limit, "the check names it", func() error {
 				out, err := l.CheckIPAM(ctx, "--settle=0")
 				if err == nil || !strings.Contains(out, tt.want) {
-					return fmt.Errorf("%v: it says:\n%s", err, out)
+					return fmt.Errorf("in agreement: %t; it says:\n%s", err == nil, out)
 				}
 				return nil
 			})

@@ -25,7 +25,7 @@ func (l *Lab) ReportPods(ctx context.Context) error {
 		return err
 	}
 	var have corev1.PodList
-	if err := api.List(ctx, &have, client.InNamespace("default")); err != nil {
+	if err := api.List(ctx, &have); err != nil {
 		return err
 	}
 	want := map[string]pods.Pod{}
