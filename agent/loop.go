@@ -307,5 +307,5 @@ func (w *worker) writeCNIConfig() error {
 	if err := os.MkdirAll(filepath.Dir(w.o.CNIConfig), 0o750); err != nil {
 		return fmt.Errorf("make the folder of the CNI configuration: %w", err)
 	}
-	return writeFile(w.o.CNIConfig, want, 0o600)
+	return writeFile(w.o.CNIConfig, want)
 }
