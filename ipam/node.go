@@ -37,8 +37,9 @@ type Options struct {
 	// ClaimTimeout bounds how long Allocate waits for a block to be claimed, besides
 	// its context. DefaultClaimTimeout when 0.
 	ClaimTimeout time.Duration
-	// GiveBackAfter is how long a block must be empty before it is given back.
-	// DefaultGiveBackAfter when 0; never when negative.
+	// GiveBackAfter is how long a block must be empty before it is given back, where
+	// its pool does not say. DefaultGiveBackAfter when 0; never, of any pool, when
+	// negative.
 	GiveBackAfter time.Duration
 	// Log tells of claims and of what is wrong; slog.Default when nil.
 	Log *slog.Logger
@@ -169,7 +170,8 @@ func (n *Node) SetPools(pools []Pool) {
 
 func equalPools(a, b Pool) bool {
 	return a.Name == b.Name && a.CIDR == b.CIDR && a.BlockLen == b.BlockLen &&
-		a.Allocate == b.Allocate && a.Restricted == b.Restricted && slices.Equal(a.Reserved, b.Reserved)
+		a.Allocate == b.Allocate && a.Restricted == b.Restricted && a.MaxBlocks == b.MaxBlocks &&
+		a.GiveBackAfter == b.GiveBackAfter && slices.Equal(a.Reserved, b.Reserved)
 }
 
 // applyPool gives a block the reserved ranges of its pool.

@@ -125,6 +125,20 @@ type IPPoolSpec struct {
 	// +optional
 	Disabled bool `json:"disabled,omitempty"`
 
+	// How many blocks of the pool a node may claim: any number when not given. Blocks
+	// that a node has beyond it, as it was lowered, stay until they are empty.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	MaxBlocksPerNode *int32 `json:"maxBlocksPerNode,omitempty"`
+
+	// For how many seconds a block must have had no address in use before its node
+	// gives it back: 600 when not given. The last block that a node has of a pool
+	// stays, unless the pool is disabled or the node is not among its nodes any more.
+	// +optional
+	// +kubebuilder:validation:Minimum=10
+	// +kubebuilder:validation:Maximum=2592000
+	EmptyBlockSeconds *int32 `json:"emptyBlockSeconds,omitempty"`
+
 	// Ranges inside cidr that are never given to pods.
 	// +optional
 	// +listType=set

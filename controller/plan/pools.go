@@ -98,6 +98,8 @@ func (pl *pool) planned(n *node) v1alpha1.PlannedPool {
 		BlockSize:         int32(pl.blockSize),
 		Encapsulation:     pl.encapsulation,
 		NATOutgoing:       pl.obj.Spec.NATOutgoing,
+		MaxBlocksPerNode:  pl.obj.Spec.MaxBlocksPerNode,
+		EmptyBlockSeconds: pl.obj.Spec.EmptyBlockSeconds,
 		NamespaceSelector: pl.obj.Spec.NamespaceSelector,
 		Advertise:         pl.advertise,
 	}
