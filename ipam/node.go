@@ -37,8 +37,9 @@ type Options struct {
 	// ClaimTimeout bounds how long Allocate waits for a block to be claimed, besides
 	// its context. DefaultClaimTimeout when 0.
 	ClaimTimeout time.Duration
-	// GiveBackAfter is how long a block must be empty before it is given back.
-	// DefaultGiveBackAfter when 0; never when negative.
+	// GiveBackAfter is how long a block must be empty before it is given back, where
+	// its pool does not say. DefaultGiveBackAfter when 0; never, of any pool, when
+	// negative.
 	GiveBackAfter time.Duration
 	// Elsewhere tells whether another node announces a block, as far as is known: such
 	// a block is not claimed, whatever the store says. It is called with the node's
@@ -178,7 +179,8 @@ func (n *Node) SetPools(pools []Pool) {
 
 func equalPools(a, b Pool) bool {
 	return a.Name == b.Name && a.CIDR == b.CIDR && a.BlockLen == b.BlockLen &&
-		a.Allocate == b.Allocate && a.Restricted == b.Restricted && slices.Equal(a.Reserved, b.Reserved)
+		a.Allocate == b.Allocate && a.Restricted == b.Restricted && a.MaxBlocks == b.MaxBlocks &&
+		a.GiveBackAfter == b.GiveBackAfter && slices.Equal(a.Reserved, b.Reserved)
 }
 
 // applyPool gives a block the reserved ranges of its pool.

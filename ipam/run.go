@@ -155,6 +155,9 @@ func (n *Node) wanted() ([]string, time.Duration) {
 			if free >= n.lowWater(p) {
 				break
 			}
+			if n.full(p) {
+				continue
+			}
 			next := p.retryAt
 			if p.exhausted != nil {
 				next = p.exhaustedAt.Add(aheadRetry)
@@ -170,6 +173,21 @@ func (n *Node) wanted() ([]string, time.Duration) {
 		}
 	}
 	return names, pause
+}
+
+// full tells whether the node has as many blocks of a pool as it may have. n.mu
+// is held.
+func (n *Node) full(p *pool) bool {
+	if p.MaxBlocks <= 0 {
+		return false
+	}
+	held := 0
+	for _, b := range n.byPool[p.Name] {
+		if b.state == blockHeld {
+			held++
+		}
+	}
+	return held >= p.MaxBlocks
 }
 
 // unrestricted returns the pools that pods of any namespace use.
@@ -192,7 +210,7 @@ func (n *Node) claim(ctx context.Context, name string, needed func() bool) error
 	p := n.pools[name]
 	var other <-chan struct{}
 	switch {
-	case !p.usable() || !needed() || n.takeBack(name):
+	case !p.usable() || !needed() || n.takeBack(name) || n.full(p):
 		n.mu.Unlock()
 		return nil
 	case p.flight != nil:
@@ -227,7 +245,8 @@ func (n *Node) claimBlock(ctx context.Context, p Pool, needed func() bool) (Bloc
 		return Block{}, err
 	}
 	n.mu.Lock()
-	enough := !needed()
+	now := n.pools[p.Name]
+	enough := !needed() || now != nil && n.full(now)
 	n.mu.Unlock()
 	if enough {
 		return Block{}, nil

@@ -149,6 +149,13 @@ type PlannedPool struct {
 	// and its node selector matches.
 	// +optional
 	Allocate bool `json:"allocate,omitempty"`
+	// How many blocks of the pool the node may claim, if not any number.
+	// +optional
+	MaxBlocksPerNode *int32 `json:"maxBlocksPerNode,omitempty"`
+	// For how many seconds a block must have been empty before it is given back, if
+	// not the agent's default.
+	// +optional
+	EmptyBlockSeconds *int32 `json:"emptyBlockSeconds,omitempty"`
 	// The namespaces whose pods take addresses of this pool.
 	// +optional
 	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
