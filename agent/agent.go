@@ -30,6 +30,7 @@ import (
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
+	"github.com/godwit-net/godwit/bgp/unnumbered"
 	"github.com/godwit-net/godwit/cni"
 	"github.com/godwit-net/godwit/cni/wire"
 	"github.com/godwit-net/godwit/ipam"
@@ -72,11 +73,13 @@ type Agent struct {
 	addresses  *ipam.Node
 	server     *cni.Server
 	speaker    bgp.Speaker
+	neighbors  *unnumbered.Finder
 	learned    *learned
 	underlay   *underlay
 	passwords  *passwords
 	remote     *remoteBlocks
 	namespaces *namespaces
+	restarting bool // routes of an earlier life of the agent are in the kernel
 
 	plans  chan plan         // the newest from the API; holds at most one
 	blocks chan []ipam.Block // the node's, as listed in the API
@@ -115,6 +118,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	a := &Agent{
 		o:          o,
 		log:        o.Log,
+		neighbors:  unnumbered.New(unnumbered.Options{Log: o.Log.With("part", "unnumbered")}),
 		underlay:   newUnderlay(o.Log.With("part", "underlay")),
 		passwords:  newPasswords(o.Client, o.Namespace),
 		remote:     newRemoteBlocks(o.Client),
@@ -127,8 +131,8 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 			return nil, fmt.Errorf("make the agent's folder: %w", err)
 		}
 	}
-	restarting, err := leaveMark(o.RunDir)
-	if err != nil {
+	var err error
+	if a.restarting, err = leaveMark(o.RunDir); err != nil {
 		return nil, err
 	}
 	if a.table, err = routes.Open(routes.Options{Log: o.Log.With("part", "routes")}); err != nil {
@@ -150,7 +154,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		return nil, fmt.Errorf("open the address records: %w", err)
 	}
 	a.learned = newLearned(a.table, a.tunnels, o.Log)
-	if a.speaker, err = o.NewSpeaker(a.learned, restarting); err != nil {
+	if a.speaker, err = o.NewSpeaker(a.learned, a.restarting); err != nil {
 		return nil, fmt.Errorf("make the BGP speaker: %w", err)
 	}
 	if err := a.openCNI(ctx); err != nil {
@@ -215,6 +219,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.table.Run(ctx) })
 	g.Go(func() error { return a.tunnels.Run(ctx) })
 	g.Go(func() error { a.underlay.watch(ctx); return nil })
+	g.Go(func() error { return a.neighbors.Run(ctx) })
 	g.Go(func() error { return a.server.Serve(ctx, listener) })
 	g.Go(func() error { a.watchPlan(ctx); return nil })
 	g.Go(func() error { a.listBlocks(ctx); return nil })
@@ -350,11 +355,20 @@ func (a *Agent) observe(ctx context.Context) (*observation, bool) {
 	if len(o.addresses) < len(want) {
 		o.problems = append(o.problems, fmt.Errorf("not all of the node's addresses %v are on its interfaces", want))
 	}
-	if o.sessions, err = a.speaker.Sessions(ctx); err != nil {
+	if o.sessions, err = a.sessions(ctx); err != nil {
 		o.problems = append(o.problems, err)
 	}
 	o.blocks, o.routes = a.addresses.Blocks(), a.table.Status()
 	return o, true
+}
+
+// sessions returns the state of every planned session.
+func (a *Agent) sessions(ctx context.Context) ([]bgp.Session, error) {
+	sessions, err := a.speaker.Sessions(ctx)
+	a.state.mu.Lock()
+	peers := a.state.desired.speaker.Peers
+	a.state.mu.Unlock()
+	return withNeighbors(sessions, peers, a.neighbors.Neighbors()), err
 }
 
 // allocator gives pods addresses of the pools that are for them.

@@ -14,7 +14,7 @@ import (
 // addSession takes in a session of the plan, after the pools. One of which a part
 // makes no sense is left out as a whole: half of its options may not be safe.
 func (d *desired) addSession(s *v1alpha1.PlannedSession) error {
-	address, err := netip.ParseAddr(s.PeerAddress)
+	address, err := parsePeer(s.PeerAddress)
 	if err != nil {
 		return fmt.Errorf("peer address: %w", err)
 	}

@@ -68,7 +68,7 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 	var down []string
 	restarts := o.desired.restarts()
 	for i := range o.sessions {
-		session := sessionStatus(&o.sessions[i], restarts[o.sessions[i].Address])
+		session := sessionStatus(&o.sessions[i], restarts[peerKey(o.sessions[i].Address)])
 		if session.State != string(bgp.StateEstablished) {
 			down = append(down, session.Name)
 		}

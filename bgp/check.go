@@ -84,7 +84,7 @@ func (c Config) Usable() ([]Peer, error) {
 
 // treatedLike reports whether routes of and to p are treated as those of q.
 func (p Peer) treatedLike(q Peer, c Config) bool {
-	same := func(a, b any) bool { return reflect.DeepEqual(a, b) }
+	same := reflect.DeepEqual
 	return p.Kind == q.Kind && p.internal(c) == q.internal(c) && p.LocalASN == q.LocalASN && p.AllowOwnASN == q.AllowOwnASN &&
 		p.NextHop == q.NextHop && p.Reflection == q.Reflection && same(p.Import, q.Import) && same(p.Export, q.Export) &&
 		same(p.Owned, q.Owned)

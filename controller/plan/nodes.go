@@ -27,7 +27,7 @@ type node struct {
 	owned    ownedBlocks
 	reflection
 	external []v1alpha1.PlannedSession // sorted by name
-	peers    map[netip.Addr]string     // who has the external session with an address
+	peers    map[string]string         // who has the external session with an address, or at an interface
 	before   *v1alpha1.NodeNetworkSpec // the plan so far, nil when there is none
 	report
 }

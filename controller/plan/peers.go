@@ -22,19 +22,18 @@ func (p *Plan) planPeers(peers []v1alpha1.BGPPeer, objects []v1alpha1.BGPFilter)
 	f := newFilters(objects, p.communities)
 	nodeOf := make(map[netip.Addr]string, len(p.nodes))
 	for _, n := range p.nodes {
-		n.peers = make(map[netip.Addr]string)
+		n.peers = make(map[string]string)
 		for _, a := range n.addrs {
 			nodeOf[a] = n.name
 		}
 	}
 	for _, obj := range byAge(peers, func(o *v1alpha1.BGPPeer) *metav1.ObjectMeta { return &o.ObjectMeta }) {
-		addr, ok := parseAddr(obj.Spec.PeerAddress)
-		if !ok {
-			p.Peers[obj.Name] = peerStatus(0, notReady(ReasonInvalid,
-				fmt.Sprintf("peerAddress: %q is not an address that a router can have", obj.Spec.PeerAddress)))
+		at, err := placeOf(&obj.Spec)
+		if err != nil {
+			p.Peers[obj.Name] = peerStatus(0, notReady(ReasonInvalid, err.Error()))
 			continue
 		}
-		p.planPeer(p.newPeering(obj, addr, f), nodeOf)
+		p.planPeer(p.newPeering(obj, at, f), nodeOf)
 	}
 	for _, n := range p.nodes {
 		slices.SortFunc(n.external, func(a, b v1alpha1.PlannedSession) int { return strings.Compare(a.Name, b.Name) })
@@ -44,7 +43,7 @@ func (p *Plan) planPeers(peers []v1alpha1.BGPPeer, objects []v1alpha1.BGPFilter)
 // peering is a peer on its way into the plan.
 type peering struct {
 	obj      *v1alpha1.BGPPeer
-	addr     netip.Addr
+	at       place
 	internal bool // the router is of the nodes' own AS
 
 	selector    labels.Selector
@@ -58,8 +57,8 @@ type peering struct {
 	invalid error
 }
 
-func (p *Plan) newPeering(obj *v1alpha1.BGPPeer, addr netip.Addr, f *filters) *peering {
-	pe := &peering{obj: obj, addr: addr, internal: obj.Spec.PeerASN == p.asn}
+func (p *Plan) newPeering(obj *v1alpha1.BGPPeer, at place, f *filters) *peering {
+	pe := &peering{obj: obj, at: at, internal: obj.Spec.PeerASN == p.asn}
 	pe.imports, pe.importFault = f.join(obj.Spec.ImportFilters, purpose{internal: pe.internal})
 	pe.exports, pe.exportFault = f.join(obj.Spec.ExportFilters, purpose{export: true, internal: pe.internal})
 	pe.selector, pe.selectorErr = parseSelector(obj.Spec.NodeSelector)
@@ -79,15 +78,15 @@ func (p *Plan) planPeer(pe *peering, nodeOf map[netip.Addr]string) {
 		if !ok {
 			continue
 		}
-		at, ok := parseAddr(s.PeerAddress)
-		if !ok || nodeOf[at] == n.name {
+		addr, hasAddr := parseAddr(s.PeerAddress)
+		if _, byInterface := v1alpha1.InterfaceOf(s.PeerAddress); !hasAddr && !byInterface || nodeOf[addr] == n.name {
 			continue
 		}
-		if other := sessionHolder(n, at, nodeOf); other != "" {
+		if other := sessionHolder(n, s.PeerAddress, nodeOf[addr]); other != "" {
 			conflicts, rival = append(conflicts, n.name), other
 			continue
 		}
-		n.peers[at] = "BGPPeer " + pe.obj.Name
+		n.peers[s.PeerAddress] = "BGPPeer " + pe.obj.Name
 		n.external = append(n.external, s)
 		planned++
 	}
@@ -100,15 +99,20 @@ func (p *Plan) planPeer(pe *peering, nodeOf map[netip.Addr]string) {
 		cond = notReady(ReasonInvalid, fmt.Sprintf("%v: nodes keep the sessions they had", pe.invalid))
 	case len(matched) == 0 && lacking > 0:
 		cond = notReady(ReasonNoNodes, "families: no node that nodeSelector matches has an address of one of them")
+	case len(matched) == 0 && pe.at.name != "":
+		cond = notReady(ReasonNoNodes, "nodeSelector matches no node that has a plan")
 	case len(matched) == 0:
 		cond = notReady(ReasonNoNodes, fmt.Sprintf(
-			"nodeSelector matches no node that has a plan and another address of the family of %s", pe.addr))
-	case len(conflicts) > 0 && nodeOf[pe.addr] != "" && !p.meshed:
+			"nodeSelector matches no node that has a plan and another address of the family of %s", pe.at.addr))
+	case len(conflicts) > 0 && nodeOf[pe.at.addr] != "" && !p.meshed:
 		cond = notReady(ReasonConflict, fmt.Sprintf(
-			"%s is the address of %s: the topology gives nodes no sessions with each other", pe.addr, rival))
+			"%s is the address of %s: the topology gives nodes no sessions with each other", pe.at.addr, rival))
+	case len(conflicts) > 0 && pe.at.name != "":
+		cond = notReady(ReasonConflict, fmt.Sprintf(
+			"%s has a session at interface %s already on %s: a node has one session at an interface, and the older one stays", rival, pe.at.name, names(conflicts)))
 	case len(conflicts) > 0:
 		cond = notReady(ReasonConflict, fmt.Sprintf(
-			"%s has a session with %s already on %s: a node has one session with an address, and the older one stays", rival, pe.addr, names(conflicts)))
+			"%s has a session with %s already on %s: a node has one session with an address, and the older one stays", rival, pe.at.addr, names(conflicts)))
 	case pe.importFault != nil || pe.exportFault != nil:
 		cond = pe.filterCondition()
 	}
@@ -122,7 +126,7 @@ func (p *Plan) matched(pe *peering, nodeOf map[netip.Addr]string) (matched []*no
 		if pe.selectorErr != nil && sessionBefore(n, pe.obj.Name) == nil || pe.selectorErr == nil && !pe.selector.Matches(n.labels) {
 			continue
 		}
-		if !n.has(pe.addr) || nodeOf[pe.addr] == n.name {
+		if !pe.at.fits(n) || nodeOf[pe.at.addr] == n.name {
 			continue
 		}
 		wanted := pe.obj.Spec.Families
@@ -159,8 +163,8 @@ func (p *Plan) checkOptions(pe *peering, matched []*node, nodeOf map[netip.Addr]
 		return nil
 	}
 	src, ok := parseAddr(spec.SourceAddress)
-	if !ok || src.Is4() != pe.addr.Is4() {
-		return fmt.Errorf("sourceAddress: %q is not an address that a node can have towards %s", spec.SourceAddress, pe.addr)
+	if !ok || src.Is4() != pe.at.addr.Is4() {
+		return fmt.Errorf("sourceAddress: %q is not an address that a node can have towards %s", spec.SourceAddress, pe.at.addr)
 	}
 	if len(matched) > 1 {
 		return fmt.Errorf("sourceAddress: %s is of one node, but nodeSelector matches %d: use NodeAddress, or a nodeSelector of one node", src, len(matched))
@@ -206,13 +210,14 @@ func (pe *peering) filterCondition() metav1.Condition {
 	return notReady(cmp.Or(pe.importFault, pe.exportFault).reason, strings.Join(texts, "; "))
 }
 
-// sessionHolder tells who has the session of n with an address already: another
-// node, by the mesh, or an older peer; empty when nobody has.
-func sessionHolder(n *node, addr netip.Addr, nodeOf map[netip.Addr]string) string {
-	if peer := n.peers[addr]; peer != "" {
-		return peer
+// sessionHolder tells who has the session of n with a peer's address, or at an
+// interface, already: another node whose address it is, by the mesh, or an older
+// peer; empty when nobody has.
+func sessionHolder(n *node, peer, other string) string {
+	if holder := n.peers[peer]; holder != "" {
+		return holder
 	}
-	if other := nodeOf[addr]; other != "" && n.name != other {
+	if other != "" && n.name != other {
 		return "node " + other
 	}
 	return ""
@@ -239,7 +244,7 @@ func externalSession(pe *peering, n *node) v1alpha1.PlannedSession {
 	s := v1alpha1.PlannedSession{
 		Name:              pe.obj.Name,
 		Kind:              v1alpha1.SessionExternal,
-		PeerAddress:       pe.addr.String(),
+		PeerAddress:       pe.at.String(),
 		PeerPort:          cmp.Or(spec.PeerPort, defaultPort),
 		PeerASN:           spec.PeerASN,
 		LocalASN:          deref(spec.LocalASN, 0),
@@ -258,7 +263,7 @@ func externalSession(pe *peering, n *node) v1alpha1.PlannedSession {
 		GracefulRestart:   spec.GracefulRestart,
 	}
 	if spec.SourceAddress == v1alpha1.SourceNodeAddress {
-		s.SourceAddress = n.address(pe.addr.Is6()).String()
+		s.SourceAddress = n.address(pe.at.addr.Is6()).String()
 	}
 	// A plan names only what is not as it is anyway.
 	if spec.NextHop != v1alpha1.NextHopAuto {
