@@ -33,6 +33,7 @@ import (
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
+	"github.com/godwit-net/godwit/bgp/unnumbered"
 	"github.com/godwit-net/godwit/cni"
 	"github.com/godwit-net/godwit/cni/wire"
 	"github.com/godwit-net/godwit/ipam"
@@ -86,11 +87,13 @@ type Agent struct {
 	server     *cni.Server
 	wirer      *wire.Wirer
 	speaker    bgp.Speaker
+	neighbors  *unnumbered.Finder
 	learned    *learned
 	underlay   *underlay
 	passwords  *passwords
 	remote     *remoteBlocks
 	namespaces *namespaces
+	restarting bool // routes of an earlier life of the agent are in the kernel
 
 	looping, reporting *pulse
 	configured         atomic.Bool // runtimes were told to use Godwit
@@ -137,6 +140,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	a := &Agent{
 		o:          o,
 		log:        o.Log,
+		neighbors:  unnumbered.New(unnumbered.Options{Log: o.Log.With("part", "unnumbered")}),
 		underlay:   newUnderlay(o.Log.With("part", "underlay")),
 		passwords:  newPasswords(o.Client, o.Namespace, filepath.Join(o.RunDir, "passwords.json"), o.Log.With("part", "passwords")),
 		remote:     newRemoteBlocks(o.Client),
@@ -153,8 +157,8 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 			return nil, fmt.Errorf("make the agent's folder: %w", err)
 		}
 	}
-	restarting, err := leaveMark(o.RunDir)
-	if err != nil {
+	var err error
+	if a.restarting, err = leaveMark(o.RunDir); err != nil {
 		return nil, err
 	}
 	if a.table, err = routes.Open(routes.Options{Log: o.Log.With("part", "routes")}); err != nil {
@@ -181,7 +185,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the address records: %w", err)
 	}
-	if a.speaker, err = o.NewSpeaker(a.learned, restarting); err != nil {
+	if a.speaker, err = o.NewSpeaker(a.learned, a.restarting); err != nil {
 		return nil, fmt.Errorf("make the BGP speaker: %w", err)
 	}
 	if err := a.openCNI(ctx); err != nil {
@@ -246,6 +250,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.table.Run(ctx) })
 	g.Go(func() error { return a.tunnels.Run(ctx) })
 	g.Go(func() error { a.underlay.watch(ctx); return nil })
+	g.Go(func() error { return a.neighbors.Run(ctx) })
 	g.Go(func() error { return a.server.Serve(ctx, listener) })
 	g.Go(func() error { a.watchPlan(ctx); return nil })
 	g.Go(func() error { a.listBlocks(ctx); return nil })
@@ -374,7 +379,7 @@ func (a *Agent) observe(ctx context.Context) (*observation, bool) {
 	if len(o.addresses) < len(want) {
 		o.problems = append(o.problems, fmt.Errorf("not all of the node's addresses %v are on its interfaces", want))
 	}
-	if o.sessions, err = a.speaker.Sessions(ctx); err != nil {
+	if o.sessions, err = a.sessions(ctx); err != nil {
 		o.problems = append(o.problems, err)
 	}
 	o.blocks, o.routes = a.addresses.Blocks(), a.table.Status()
@@ -386,6 +391,15 @@ func (a *Agent) observe(ctx context.Context) (*observation, bool) {
 	}
 	o.learned = a.learned.summary()
 	return o, true
+}
+
+// sessions returns the state of every planned session.
+func (a *Agent) sessions(ctx context.Context) ([]bgp.Session, error) {
+	sessions, err := a.speaker.Sessions(ctx)
+	a.state.mu.Lock()
+	peers := a.state.desired.speaker.Peers
+	a.state.mu.Unlock()
+	return withNeighbors(sessions, peers, a.neighbors.Neighbors()), err
 }
 
 // allocator gives pods addresses of the pools that are for them.

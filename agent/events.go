@@ -77,12 +77,13 @@ func (t *teller) look(sessions []bgp.Session, now time.Time) {
 	there := make(map[netip.Addr]bool, len(sessions))
 	for i := range sessions {
 		s := &sessions[i]
-		there[s.Address] = true
-		p := t.peers[s.Address]
+		key := peerKey(s.Address)
+		there[key] = true
+		p := t.peers[key]
 		if p == nil || p.seen.Name != s.Name {
 			p = &toldPeer{limit: rate.NewLimiter(rate.Every(peerEventInterval), peerEventBurst)}
 			p.seen = bgp.Session{Name: s.Name, State: bgp.StateIdle, Flaps: s.Flaps}
-			t.peers[s.Address] = p
+			t.peers[key] = p
 		}
 		for _, what := range p.transitions(s) {
 			t.tell(p, what, now)
@@ -151,7 +152,11 @@ func describe(s *bgp.Session) string {
 	if s.Kind == bgp.PeerExternal {
 		kind = "peer"
 	}
-	return fmt.Sprintf("%s %s (%s, AS %d)", kind, s.Name, s.Address, s.ASN)
+	address := s.Address.String()
+	if name := interfaceOf(s.Address); name != "" && s.Address == atInterface(name) {
+		address = "at " + name
+	}
+	return fmt.Sprintf("%s %s (%s, AS %d)", kind, s.Name, address, s.ASN)
 }
 
 // why says why a session went down, as far as known.

@@ -53,6 +53,7 @@ func (a *Agent) loop(ctx context.Context, g *errgroup.Group, socket string) erro
 		case <-a.passwords.changed:
 		case <-a.learned.changed:
 		case <-a.underlay.changed:
+		case <-a.neighbors.Changed():
 		case <-a.tunnels.Changed():
 		case <-a.remote.changed:
 		case <-timer.C:
@@ -114,6 +115,7 @@ func (w *worker) take(ctx context.Context, p plan) {
 		names[ref.Name] = true
 	}
 	w.passwords.want(ctx, names)
+	w.neighbors.Set(d.interfaces())
 }
 
 func (w *worker) takeBlocks(blocks []ipam.Block) {
@@ -131,9 +133,12 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 		return passInterval
 	}
 	// The speaker tells the peers of its first configuration that it restarts and
-	// still forwards; those with passwords must be among them.
+	// still forwards; those with passwords, and those on links, must be among them.
 	if !w.passed && w.passwords.pending() && time.Since(w.began) < passwordWait {
 		return retryInterval
+	}
+	if !w.passed && w.restarting && missesNeighbor(w.neighbors.Neighbors()) && time.Since(w.began) < neighborWait {
+		return settleWait
 	}
 	w.passed = true
 	if !w.claims {
@@ -205,8 +210,13 @@ func (w *worker) speak(ctx context.Context, d desired, announce []netip.Prefix) 
 	c := d.speaker
 	c.Peers, c.Advertise, c.Barred = nil, announce, slices.Clone(c.Barred)
 	var problems []error
+	neighbors := w.neighbors.Neighbors()
 	for _, peer := range d.speaker.Peers {
-		if ref, ok := d.passwords[peer.Address]; ok {
+		ref, secret := d.passwords[peer.Address]
+		if !locate(&peer, neighbors) {
+			continue // its session's message says why
+		}
+		if secret {
 			password, err := w.passwords.get(ref)
 			if err != nil {
 				problems = append(problems, fmt.Errorf("session %s: %w", peer.Name, err))

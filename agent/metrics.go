@@ -33,7 +33,7 @@ func (a *Agent) measure(ctx context.Context) measurement {
 	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
 	defer cancel()
 	m := measurement{version: a.o.Version, ready: a.ready() == nil, routes: a.table.Status(), blocks: a.addresses.Blocks()}
-	m.sessions, m.sessionsErr = a.speaker.Sessions(ctx)
+	m.sessions, m.sessionsErr = a.sessions(ctx)
 	a.state.mu.Lock()
 	defer a.state.mu.Unlock()
 	m.problems = len(a.state.problems)
@@ -151,7 +151,7 @@ func (c *collector) session(ch chan<- prometheus.Metric, s *bgp.Session) {
 		kind = "external"
 	}
 	send := func(d *prometheus.Desc, t prometheus.ValueType, value float64) {
-		ch <- prometheus.MustNewConstMetric(d, t, value, s.Name, kind, s.Address.String())
+		ch <- prometheus.MustNewConstMetric(d, t, value, s.Name, kind, peerWords(s.Address))
 	}
 	up := s.State == bgp.StateEstablished
 	since, uptime := 0.0, 0.0

@@ -25,8 +25,8 @@ const (
 // what the plan can't know: the node's blocks and the sessions' passwords.
 type desired struct {
 	addresses  []netip.Addr
-	speaker    bgp.Config
-	passwords  map[netip.Addr]v1alpha1.SecretKeyRef // by peer address
+	speaker    bgp.Config                           // of peers that are found by their interface, see atInterface, the addresses are missing
+	passwords  map[netip.Addr]v1alpha1.SecretKeyRef // by the peer's key
 	pools      []ipam.Pool
 	choices    []poolChoice
 	natted     []netip.Prefix // pools whose pods are masqueraded

@@ -33,7 +33,7 @@ func sessionStatus(b *bgp.Session, wantsRestart bool) v1alpha1.SessionStatus {
 	s := v1alpha1.SessionStatus{
 		Name:           b.Name,
 		Kind:           v1alpha1.SessionNode,
-		PeerAddress:    b.Address.String(),
+		PeerAddress:    peerWords(b.Address),
 		PeerASN:        int64(b.ASN),
 		State:          string(b.State),
 		Received:       int32(b.Received),
@@ -49,6 +49,9 @@ func sessionStatus(b *bgp.Session, wantsRestart bool) v1alpha1.SessionStatus {
 	}
 	if b.Kind == bgp.PeerExternal {
 		s.Kind = v1alpha1.SessionExternal
+	}
+	if name := interfaceOf(b.Address); name != "" && b.Address != atInterface(name) {
+		s.FoundAddress = b.Address.String()
 	}
 	if !b.Since.IsZero() {
 		since := metav1.NewTime(b.Since.Truncate(time.Second))
@@ -66,7 +69,7 @@ func sessionStatus(b *bgp.Session, wantsRestart bool) v1alpha1.SessionStatus {
 
 func isRestart(capability string) bool { return strings.HasPrefix(capability, capabilityGR) }
 
-// restarts are the peers whose sessions are to have graceful restart.
+// restarts are the peers, by their keys, whose sessions are to have graceful restart.
 func (d *desired) restarts(sessions []bgp.Session) map[netip.Addr]bool {
 	wanted := make(map[netip.Addr]bool, len(sessions))
 	for i := range d.speaker.Peers {
@@ -163,8 +166,8 @@ func few(words []string, separator string) string {
 }
 
 func joinWords(a, b string) string {
-	if a == "" {
-		return b
+	if a == "" || b == "" {
+		return a + b
 	}
 	return a + "; " + b
 }

@@ -84,7 +84,7 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 	}
 	restarts := o.desired.restarts(o.sessions)
 	for i := range o.sessions {
-		s.Sessions = append(s.Sessions, sessionStatus(&o.sessions[i], restarts[o.sessions[i].Address]))
+		s.Sessions = append(s.Sessions, sessionStatus(&o.sessions[i], restarts[peerKey(o.sessions[i].Address)]))
 	}
 	for _, f := range o.routes.Failed[:min(len(o.routes.Failed), maxFailed)] {
 		s.FailedRoutes = append(s.FailedRoutes, v1alpha1.FailedRoute{Destination: f.Dst.String(), Message: f.Err.Error()})

@@ -25,6 +25,8 @@ const (
 	system = "godwit-system"
 	policy = "ValidatingAdmissionPolicy 'godwit-agent'" // by which the policy's refusals are told from RBAC's
 	roles  = "is forbidden: User"                       // RBAC's
+	// policyOfController is the same of the controller's.
+	policyOfController = "ValidatingAdmissionPolicy 'godwit-controller'"
 )
 
 // cluster is an API server with Godwit installed, two nodes and their agents'
@@ -156,6 +158,7 @@ func TestRights(t *testing.T) {
 	c := newCluster(t)
 	c.create(block("172.25.0.64/26", "b"))
 	c.create(event("of-b", "Node", "b"))
+	c.create(&v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "x"}, Spec: v1alpha1.IPPoolSpec{CIDR: "10.0.0.0/16"}})
 	// A policy is in force some time after it was made.
 	unbound := c.token("godwit-agent", nil, "")
 	eventually(t, "the policy comes into force", func(ctx context.Context) error {
@@ -165,10 +168,27 @@ func TestRights(t *testing.T) {
 		}
 		return nil
 	})
+	controller := c.token("godwit-controller", nil, "")
+	finalizer := func(list string) client.Patch {
+		return client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":`+list+`}}`))
+	}
+	pool := &v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "x"}}
+	eventually(t, "the controller's policy comes into force", func(ctx context.Context) error {
+		change := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"disabled":true}}`))
+		if err := controller.Patch(ctx, pool.DeepCopy(), change, client.DryRunAll); err == nil {
+			return errors.New("it may change an IPPool")
+		}
+		return nil
+	})
+	for _, list := range []string{`["` + v1alpha1.PoolFinalizer + `"]`, `[]`} {
+		if err := controller.Patch(t.Context(), pool.DeepCopy(), finalizer(list)); err != nil {
+			t.Errorf("the controller can't set the finalizers of a pool to %s: %v", list, err)
+		}
+	}
 	t.Run("agent's work", func(t *testing.T) { testAgentsWork(t, c) })
 	t.Run("stolen agent's token", func(t *testing.T) { refused(t, stolen(c.agentOf("a"))) })
 	t.Run("token without a node", func(t *testing.T) { refused(t, withoutNode(c.token("godwit-agent", nil, ""))) })
-	t.Run("controller", func(t *testing.T) { refused(t, controllerAttempts(c.token("godwit-controller", nil, ""))) })
+	t.Run("controller", func(t *testing.T) { refused(t, controllerAttempts(controller)) })
 	c.unharmed()
 }
 
@@ -264,7 +284,7 @@ func stolen(thief client.WithWatch) []attempt {
 		)
 	}
 	attempts = append(attempts, attempt{"new plan", roles, func(ctx context.Context) error { return thief.Create(ctx, networkOf("c")) }})
-	return append(append(attempts, secrets(thief)...), settings(thief)...)
+	return append(append(attempts, secrets(thief)...), settings(thief, roles)...)
 }
 
 // secrets are attempts to read Secrets that no plan can name.
@@ -295,8 +315,9 @@ func secrets(user client.WithWatch) []attempt {
 	}
 }
 
-// settings are attempts to change what people configure.
-func settings(user client.WithWatch) []attempt {
+// settings are attempts to change what people configure. That of an IPPool is
+// refused by byPool.
+func settings(user client.WithWatch, byPool string) []attempt {
 	var attempts []attempt
 	for _, o := range []client.Object{
 		&v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "x"}, Spec: v1alpha1.IPPoolSpec{CIDR: "10.0.0.0/16"}},
@@ -305,12 +326,15 @@ func settings(user client.WithWatch) []attempt {
 		&v1alpha1.BGPConfig{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
 		&v1alpha1.NetworkConfig{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
 	} {
-		kind := strings.TrimPrefix(fmt.Sprintf("%T", o), "*v1alpha1.")
+		kind, changing := strings.TrimPrefix(fmt.Sprintf("%T", o), "*v1alpha1."), roles
+		if kind == "IPPool" {
+			changing = byPool
+		}
 		attempts = append(
 			attempts,
 			attempt{"create " + kind, roles, func(ctx context.Context) error { return user.Create(ctx, o) }},
-			attempt{"change " + kind, roles, func(ctx context.Context) error {
-				return user.Patch(ctx, o, client.RawPatch(types.MergePatchType, []byte(`{"spec":{}}`)))
+			attempt{"change " + kind, changing, func(ctx context.Context) error {
+				return user.Patch(ctx, o, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"disabled":true}}`)))
 			}},
 			attempt{"delete " + kind, roles, func(ctx context.Context) error { return user.Delete(ctx, o) }},
 		)
@@ -340,7 +364,7 @@ func controllerAttempts(user client.WithWatch) []attempt {
 		{"delete a node", roles, func(ctx context.Context) error {
 			return user.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
 		}},
-	}, secrets(user)...), settings(user)...)
+	}, secrets(user)...), settings(user, policyOfController)...)
 }
 
 // unharmed holds that the attempts changed nothing.

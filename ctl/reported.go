@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"cmp"
 	"strings"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
@@ -35,7 +36,7 @@ func sessions(nn *v1alpha1.NodeNetwork) []Session {
 
 func reportedSession(node string, p *v1alpha1.PlannedSession, st v1alpha1.SessionStatus) Session {
 	return Session{
-		Node: node, Peer: p.Name, Kind: string(p.Kind), Address: st.PeerAddress, ASN: p.PeerASN,
+		Node: node, Peer: p.Name, Kind: string(p.Kind), Address: cmp.Or(st.FoundAddress, st.PeerAddress), ASN: p.PeerASN,
 		State: st.State, Since: st.Since, Message: st.Message,
 		Received: st.Received, Accepted: st.Accepted, Advertised: st.Advertised,
 		Warning: st.Warning, Flaps: st.Flaps, LastError: st.LastError, PeerRestarting: st.PeerRestarting,

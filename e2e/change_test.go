@@ -44,6 +44,7 @@ func TestChanges(t *testing.T) {
 		{"PortInUse", testPortInUse},
 		{"DeviceConflict", testDeviceConflict},
 		{"MTUTooSmall", testMTUTooSmall},
+		{"Unnumbered", testUnnumbered},
 		{"Reboot", testReboot},
 	} {
 		if !t.Run(tt.name, func(t *testing.T) { tt.run(t, l) }) && ctx.Err() != nil {

@@ -11,16 +11,25 @@ import (
 // its BGPPeer does not say.
 const DefaultMaxPeers = 100
 
-// place is where a node's peer is: at an address, or somewhere in a range.
+// place is where a node's peer is: at an address, at the other end of an
+// interface's link, or somewhere in a range.
 type place struct {
 	addr   netip.Addr
+	name   string // of the interface
 	prefix netip.Prefix
 }
 
 func (at place) is6() bool { return at.addr.Is6() || at.prefix.Addr().Is6() }
 
+// fits reports whether n can have a session with a router there. What a node
+// has an interface for only the node knows.
+func (at place) fits(n *node) bool { return at.name != "" || n.hasFamily(at.is6()) }
+
 func (at place) String() string {
-	if at.prefix.IsValid() {
+	switch {
+	case at.name != "":
+		return v1alpha1.InterfaceAddress(at.name)
+	case at.prefix.IsValid():
 		return at.prefix.String()
 	}
 	return at.addr.String()
@@ -29,14 +38,17 @@ func (at place) String() string {
 // put says in a session where the peer is.
 func (at place) put(s *v1alpha1.PlannedSession) {
 	if at.prefix.IsValid() {
-		s.PeerPrefix = at.prefix.String()
+		s.PeerPrefix = at.String()
 		return
 	}
-	s.PeerAddress = at.addr.String()
+	s.PeerAddress = at.String()
 }
 
 func placeOf(spec *v1alpha1.BGPPeerSpec) (place, error) {
-	if spec.PeerPrefix == "" {
+	switch {
+	case spec.PeerInterface != "":
+		return place{name: spec.PeerInterface}, nil
+	case spec.PeerPrefix == "":
 		addr, ok := parseAddr(spec.PeerAddress)
 		if !ok {
 			return place{}, fmt.Errorf("peerAddress: %q is not an address that a router can have", spec.PeerAddress)
@@ -51,7 +63,13 @@ func placeOf(spec *v1alpha1.BGPPeerSpec) (place, error) {
 }
 
 func placeOfSession(s *v1alpha1.PlannedSession) (place, bool) {
-	at, err := placeOf(&v1alpha1.BGPPeerSpec{PeerAddress: s.PeerAddress, PeerPrefix: s.PeerPrefix})
+	spec := &v1alpha1.BGPPeerSpec{PeerPrefix: s.PeerPrefix}
+	if name, ok := v1alpha1.InterfaceOf(s.PeerAddress); ok {
+		spec.PeerInterface = name
+	} else {
+		spec.PeerAddress = s.PeerAddress
+	}
+	at, err := placeOf(spec)
 	return at, err == nil
 }
 
