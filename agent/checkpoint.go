@@ -73,11 +73,11 @@ func (c *checkpoint) save(dir string) error {
 	if err != nil {
 		return fmt.Errorf("encode checkpoint: %w", err)
 	}
-	return writeFile(filepath.Join(dir, checkpointName), data)
+	return writeFile(filepath.Join(dir, checkpointName), data, 0o600)
 }
 
-// writeFile replaces a file, for root alone, atomically and durably.
-func writeFile(path string, data []byte) (err error) {
+// writeFile replaces a file atomically and durably.
+func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -90,6 +90,9 @@ func writeFile(path string, data []byte) (err error) {
 		}
 	}()
 	if _, err = f.Write(data); err != nil {
+		return err
+	}
+	if err = f.Chmod(mode); err != nil {
 		return err
 	}
 	if err = f.Sync(); err != nil {

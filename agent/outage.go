@@ -105,7 +105,7 @@ func (a *Agent) watchPlanOnce(ctx context.Context) {
 // mistrust makes the agent not take for granted what it has written to the API. A
 // status that is there already costs the API server nothing but the request.
 func (a *Agent) mistrust() {
-	a.addresses.Verify()
+	a.addresses.Recheck()
 	signal(a.rewrite)
 }
 
@@ -115,7 +115,7 @@ func (a *Agent) takePlan(n *v1alpha1.NodeNetwork, found bool) {
 		a.log.Info("there is no plan for this node (yet); what works goes on working", "nodenetwork", a.o.Node)
 		return
 	}
-	p := plan{generation: n.Generation, spec: n.Spec}
+	p := plan{generation: n.Generation, uid: n.UID, spec: n.Spec}
 	select {
 	case <-a.plans: // an older one that nobody took
 	default:

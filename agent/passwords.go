@@ -135,7 +135,7 @@ func (p *passwords) keep(id, password string) {
 	}
 	data, err := json.Marshal(p.kept)
 	if err == nil {
-		err = writeFile(p.file, data)
+		err = writeFile(p.file, data, 0o600)
 	}
 	if err != nil {
 		p.log.Warn("can't keep passwords for the next agent, which needs the API server then", "error", err)

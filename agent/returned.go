@@ -56,7 +56,7 @@ func (r *returned) add(uid types.UID) error {
 	uids := append(slices.Clone(r.uids[max(0, len(r.uids)-mostReturned+1):]), uid)
 	data, err := json.Marshal(uids)
 	if err == nil {
-		err = writeFile(r.file, data)
+		err = writeFile(r.file, data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("remember a block that is given back: %w", err)

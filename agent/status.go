@@ -49,6 +49,7 @@ type observation struct {
 	held       []netip.Addr // addresses that pods have
 	learned    v1alpha1.LearnedBlocks
 	differ     []v1alpha1.Difference // what does not agree on the node
+	departed   []v1alpha1.DepartedBlock
 }
 
 // status puts an observation into the API's words. old is the status before,
@@ -73,20 +74,23 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 	}
 	s.Learned = &o.learned
 	s.Differences = o.differ[:min(len(o.differ), maxDifferences)]
+	s.DepartedBlocks = o.departed
 	var down []string
-	restarts := o.desired.restarts()
-	for i := range o.sessions {
-		session := sessionStatus(&o.sessions[i], restarts[o.sessions[i].Address])
-		if session.State != string(bgp.StateEstablished) {
-			down = append(down, session.Name)
+	expected := o.desired.expected(o.sessions)
+	for i := range expected {
+		if expected[i].State != bgp.StateEstablished {
+			down = append(down, expected[i].Name)
 		}
-		s.Sessions = append(s.Sessions, session)
+	}
+	restarts := o.desired.restarts(o.sessions)
+	for i := range o.sessions {
+		s.Sessions = append(s.Sessions, sessionStatus(&o.sessions[i], restarts[o.sessions[i].Address]))
 	}
 	for _, f := range o.routes.Failed[:min(len(o.routes.Failed), maxFailed)] {
 		s.FailedRoutes = append(s.FailedRoutes, v1alpha1.FailedRoute{Destination: f.Dst.String(), Message: f.Err.Error()})
 	}
 	s.Summary = v1alpha1.NodeSummary{
-		Sessions: fmt.Sprintf("%d/%d", len(o.sessions)-len(down), len(o.sessions)),
+		Sessions: fmt.Sprintf("%d/%d", len(expected)-len(down), len(expected)),
 		Blocks:   int32(len(o.blocks)),
 		Pods:     int32(pods),
 		Routes:   int32(o.routes.Installed[routes.ClassLearned] + o.routes.Installed[routes.ClassRemote]),
