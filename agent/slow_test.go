@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,14 +28,26 @@ import (
 
 // slowness is a way to the API server that can be made slow, or closed.
 type slowness struct {
-	next     http.RoundTripper
-	latency  atomic.Int64 // of each request, as a Duration
-	away     atomic.Bool
-	requests atomic.Int64
+	next    http.RoundTripper
+	latency atomic.Int64 // of each request, as a Duration
+	away    atomic.Bool
+
+	mu      sync.Mutex
+	watches []io.Closer
+}
+
+// leave makes the server go away: requests fail, and watches end.
+func (s *slowness) leave() {
+	s.away.Store(true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.watches {
+		_ = w.Close()
+	}
+	s.watches = nil
 }
 
 func (s *slowness) RoundTrip(r *http.Request) (*http.Response, error) {
-	s.requests.Add(1)
 	select {
 	case <-time.After(time.Duration(s.latency.Load())):
 	case <-r.Context().Done():
@@ -42,7 +56,102 @@ func (s *slowness) RoundTrip(r *http.Request) (*http.Response, error) {
 	if s.away.Load() {
 		return nil, errors.New("connection refused")
 	}
-	return s.next.RoundTrip(r)
+	resp, err := s.next.RoundTrip(r)
+	if err == nil && r.URL.Query().Get("watch") == "true" {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.watches = append(s.watches, resp.Body)
+	}
+	return resp, err
+}
+
+// slowClient returns a client whose way to the server can be made slow.
+func slowClient(t *testing.T, cfg *rest.Config) (client.WithWatch, *slowness) {
+	t.Helper()
+	way := &slowness{}
+	cfg = rest.CopyConfig(cfg)
+	cfg.Wrap(func(rt http.RoundTripper) http.RoundTripper { way.next = rt; return way })
+	return apitest.Client(t, cfg), way
+}
+
+// testPlanAfterOutage: an agent has the newest plan soon after an outage, asks
+// whose its blocks are, and writes its status again. The API's state may be
+// another: here the node's blocks are gone from it.
+func testPlanAfterOutage(t *testing.T, cfg *rest.Config, c client.Client) {
+	clearBlocks(t, c)
+	flaky, way := slowClient(t, cfg)
+	nn := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "outage"}}
+	if err := c.Create(t.Context(), nn); err != nil {
+		t.Fatal(err)
+	}
+	quiet := slog.New(slog.DiscardHandler)
+	n, err := ipam.Open(ipam.Options{Node: "outage", Store: BlockStore{Client: flaky}, Dir: t.TempDir(), Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.SetPools([]ipam.Pool{{Name: "p", CIDR: netip.MustParsePrefix("172.25.0.0/20"), BlockLen: 26, Allocate: true}})
+	a := &Agent{
+		o: Options{Node: "outage", Client: flaky}, log: quiet, addresses: n,
+		plans: make(chan plan, 1), rewrite: make(chan struct{}, 1),
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { _ = n.Run(ctx) })
+	wg.Go(func() { a.watchPlan(ctx) })
+	within := func(what string, good func() bool) time.Duration {
+		t.Helper()
+		begin := time.Now()
+		for !good() {
+			if time.Since(begin) > 60*time.Second {
+				t.Fatalf("%s: not in time", what)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		return time.Since(begin)
+	}
+	port := int32(0)
+	planned := func() bool {
+		select {
+		case p := <-a.plans:
+			port = p.spec.ListenPort
+		default:
+		}
+		return port == nn.Spec.ListenPort
+	}
+	blocks := func() int {
+		var all v1alpha1.IPBlockList
+		if err := c.List(ctx, &all); err != nil {
+			t.Fatal(err)
+		}
+		return len(all.Items)
+	}
+	for round := range int32(2) {
+		within("a block is claimed", func() bool { return blocks() == 1 })
+		for len(a.rewrite) > 0 {
+			<-a.rewrite
+		}
+		nn.Spec.ListenPort = 1000 + round
+		if err := c.Update(ctx, nn); err != nil {
+			t.Fatal(err)
+		}
+		within("the plan", planned)
+		way.leave()
+		nn.Spec.ListenPort += 10
+		if err := c.Update(ctx, nn); err != nil {
+			t.Fatal(err)
+		}
+		clearBlocks(t, c)
+		time.Sleep(3 * time.Second) // the outage
+		if planned() || blocks() != 0 {
+			t.Fatal("the agent still reaches the API: the test shows nothing")
+		}
+		way.away.Store(false)
+		plan := within("the plan after the outage", planned)
+		again := within("the block after the outage", func() bool { return blocks() == 1 && len(a.rewrite) == 1 })
+		t.Logf("after an outage of 3 s: the plan after %v, the block after another %v", plan.Round(time.Millisecond), again.Round(time.Millisecond))
+	}
 }
 
 // podLimit bounds what a pod waits for on a busy machine where it need not wait
@@ -62,10 +171,7 @@ func testSlowAPI(t *testing.T, cfg *rest.Config, c client.Client) {
 	if err := c.Create(ctx, ns); err != nil {
 		t.Fatal(err)
 	}
-	way := &slowness{}
-	cfg = rest.CopyConfig(cfg)
-	cfg.Wrap(func(rt http.RoundTripper) http.RoundTripper { way.next = rt; return way })
-	slow := apitest.Client(t, cfg)
+	slow, way := slowClient(t, cfg)
 	dir := t.TempDir()
 	quiet := slog.New(slog.DiscardHandler)
 	selector, err := labels.Parse("colour=red")
