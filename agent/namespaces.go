@@ -95,7 +95,7 @@ func (n *namespaces) get(ctx context.Context, name string) (labels.Set, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	err := ctx.Err()
+	var err error
 	select {
 	case <-ctx.Done():
 		err = ctx.Err()
