@@ -164,6 +164,11 @@ test-vm: root kube programs vm ## The tests of the virtual machine, and in it th
 	@cd e2e && CGO_ENABLED=0 go test -c -o $(BIN)/test/ .
 	@$(BIN)/vm --dir $(VM_DIR)-test run --kernel $(VM_KERNEL) -- scripts/vm-test $(BIN)/test $(BIN) $(TOOLS)
 
+.PHONY: soak
+soak: root kube programs lab-program ## Add and delete many pods in a lab while agents are killed: PODS=10000
+	@scripts/install-packages $(LAB_PACKAGES)
+	@cd e2e && GODWIT_SOAK_PODS=$(or $(PODS),10000) GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -v -timeout 60m -run '^TestSoak$$' .
+
 .PHONY: bench
 bench: root kube programs ## Measure against reference plugins, BIRD and FRR, in the same run
 	@scripts/install-packages $(LAB_PACKAGES)

@@ -144,7 +144,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		underlay:   newUnderlay(o.Log.With("part", "underlay")),
 		passwords:  newPasswords(o.Client, o.Namespace, filepath.Join(o.RunDir, "passwords.json"), o.Log.With("part", "passwords")),
 		remote:     newRemoteBlocks(o.Client),
-		namespaces: newNamespaces(o.Client),
+		namespaces: newNamespaces(o.Client, filepath.Join(o.StateDir, "namespaces.json"), o.Log.With("part", "namespaces")),
 		store:      BlockStore{Client: o.Client},
 		plans:      make(chan plan, 1),
 		blocks:     make(chan []ipam.Block, 1),

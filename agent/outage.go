@@ -52,37 +52,39 @@ func (n noticing) Watch(ctx context.Context, list client.ObjectList, opts ...cli
 // minute; and an API server whose state is older than before would not tell of a
 // change until it had made as many as it lost.
 func (a *Agent) watchPlan(ctx context.Context) {
-	var pause time.Duration
+	pause := probeInterval
 	for ctx.Err() == nil {
-		begin := time.Now()
-		a.watchPlanOnce(ctx)
-		if time.Since(begin) > mostPause {
-			pause = 0
+		if begun := a.watchPlanOnce(ctx); begun {
+			pause = probeInterval
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(pause):
+		case <-time.After(pause/2 + rand.N(pause)): // #nosec G404 -- no secret
 		}
-		pause = min(max(2*pause, probeInterval), mostPause)
+		pause = min(2*pause, mostPause)
 	}
 }
 
 // watchPlanOnce watches until ctx ends, or the API server is back after a failure.
-func (a *Agent) watchPlanOnce(ctx context.Context) {
+// It tells whether the watch had begun.
+func (a *Agent) watchPlanOnce(ctx context.Context) (begun bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	var done sync.WaitGroup
-	defer done.Wait()
-	defer cancel()
+	end := func() bool {
+		cancel()
+		done.Wait() // before begun is read
+		return begun
+	}
 	again, failed := make(chan struct{}, 1), make(chan struct{}, 1)
-	begun := false
 	c := noticing{a.o.Client, func(err error) {
 		switch {
 		case err != nil:
 			signal(failed)
 		case begun:
 			signal(again)
+		default:
+			begun = true
 		}
-		begun = true
 	}}
 	done.Go(func() {
 		key := client.ObjectKey{Name: a.o.Node}
@@ -91,13 +93,13 @@ func (a *Agent) watchPlanOnce(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return end()
 		case <-again:
 			a.mistrust()
 		case <-failed:
 			a.probe(ctx)
 			a.mistrust()
-			return
+			return end()
 		}
 	}
 }
@@ -105,7 +107,7 @@ func (a *Agent) watchPlanOnce(ctx context.Context) {
 // mistrust makes the agent not take for granted what it has written to the API. A
 // status that is there already costs the API server nothing but the request.
 func (a *Agent) mistrust() {
-	a.addresses.Verify()
+	a.addresses.Recheck()
 	signal(a.rewrite)
 }
 

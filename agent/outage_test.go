@@ -88,7 +88,7 @@ func testRestoredClaims(t *testing.T, c client.WithWatch) {
 			}
 		}
 	}
-	n.Verify()
+	n.Recheck()
 	until("19 blocks are claimed again", func() bool {
 		o, mine := owners(), 0
 		for i := range lost {
@@ -116,7 +116,7 @@ func testRestoredClaims(t *testing.T, c client.WithWatch) {
 	if err := (BlockStore{Client: c}).Delete(ctx, theirs); err != nil {
 		t.Fatal(err)
 	}
-	n.Verify()
+	n.Recheck()
 	until("the block is the node's again", func() bool { return owners()[theirs.CIDR.String()] == "n1" && len(n.Lost()) == 0 })
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/godwit-net/godwit/e2e/controlplane"
 	"github.com/godwit-net/godwit/e2e/lab"
+	"github.com/godwit-net/godwit/e2e/pods"
 	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
@@ -96,7 +97,11 @@ func testAgreement(t *testing.T, l *lab.Lab) {
 					t.Fatal(err)
 				}
 			},
-			func() {},
+			func() {
+				if api, err := l.API(); err != nil || api.Delete(ctx, lab.Block("n9", netip.MustParsePrefix("172.25.99.0/26"))) != nil {
+					t.Error("the block of nobody stays")
+				}
+			},
 			10 * time.Second, "IPBlock 172-25-99-0-26: 172.25.99.0/26 is of node n9, which is not there",
 		},
 	} {
@@ -118,10 +123,10 @@ func testAgreement(t *testing.T, l *lab.Lab) {
 
 // agrees waits until the check says that all agrees, after the lab's pods have
 // been told to the API, and returns how long that took.
-func agrees(ctx context.Context, t *testing.T, l *lab.Lab, limit time.Duration) time.Duration {
+func agrees(ctx context.Context, t *testing.T, l *lab.Lab, limit time.Duration, more ...pods.Pod) time.Duration {
 	t.Helper()
 	begin := time.Now()
-	if err := l.ReportPods(ctx); err != nil {
+	if err := l.ReportPods(ctx, more...); err != nil {
 		t.Fatal(err)
 	}
 	var out string

@@ -221,17 +221,19 @@ func (n *Node) SetBlocks(blocks []Block) {
 	}
 }
 
-// Recheck says that blocks of the node may have been freed without its doing, and
-// claimed by others: Run checks them against the store, as those of SetBlocks.
+// Recheck makes the node ask the store anew which blocks are its own: those that
+// the store does not have are claimed again, those that are another node's by now
+// are lost, and those that were lost are the node's again when nobody else has
+// them. It is for when blocks may have been freed without the node's doing, and
+// claimed by others: when the node was taken for gone, or when the store was
+// restored from a snapshot. It does not wait: Run does it.
 func (n *Node) Recheck() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, b := range n.blocks {
-		if b.state == blockHeld {
-			b.confirmed = false
-		}
-	}
 	n.learned = false
+	for _, b := range n.blocks {
+		b.confirmed = false
+	}
 	poke(n.kick)
 }
 

@@ -31,7 +31,7 @@ func TestTheStoreForgets(t *testing.T) {
 		if b.store.Dump() == stored {
 			t.Fatal("the store has forgotten nothing")
 		}
-		b.Verify()
+		b.Recheck()
 		synctest.Wait()
 		if got := b.blocks(); got != had || addresses(b.Records()) != records {
 			t.Errorf("the node has\n%swant\n%s", got, had)
@@ -67,7 +67,7 @@ func TestTheStoreGaveABlockToAnother(t *testing.T) {
 			}
 		}
 		swap(mine, other)
-		b.Verify()
+		b.Recheck()
 		synctest.Wait()
 		if strings.Contains(b.blocks(), mine.CIDR.String()) {
 			t.Errorf("a block of another node is among the node's:\n%s", b.blocks())
@@ -95,7 +95,7 @@ func TestTheStoreGaveABlockToAnother(t *testing.T) {
 		}
 		// One that nobody uses any more is let go.
 		swap(mine, other)
-		b.Verify()
+		b.Recheck()
 		time.Sleep(time.Minute)
 		swap(other, ipam.Block{})
 		time.Sleep(time.Hour)

@@ -73,21 +73,6 @@ func (n *Node) Run(ctx context.Context) error {
 	return nil
 }
 
-// Verify makes the node ask the store anew which blocks are its own: those that
-// the store does not have are claimed again, those that are another node's by now
-// are lost, and those that were lost are the node's again when nobody else has
-// them. It is for when the store may have lost something, as one does that is
-// restored from a snapshot. It does not wait.
-func (n *Node) Verify() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.learned = false
-	for _, b := range n.blocks {
-		b.confirmed = false
-	}
-	poke(n.kick)
-}
-
 // askForLost makes the node ask again for blocks that it lost, or that it leaves
 // alone, when it is time, and returns when that is.
 func (n *Node) askForLost() time.Duration {

@@ -19,7 +19,8 @@ import (
 
 // ReportPods makes the API's pods those of the lab, as kubelets would: it creates
 // those that are attached, with their addresses, and removes those that are not.
-func (l *Lab) ReportPods(ctx context.Context) error {
+// More are pods that were attached without the lab's help.
+func (l *Lab) ReportPods(ctx context.Context, more ...pods.Pod) error {
 	api, err := l.API()
 	if err != nil {
 		return err
@@ -29,12 +30,15 @@ func (l *Lab) ReportPods(ctx context.Context) error {
 		return err
 	}
 	want := map[string]pods.Pod{}
-	for _, p := range l.Pods() {
+	for _, p := range append(l.Pods(), more...) {
 		want[p.Name] = p
 	}
 	var errs []error
 	for i := range have.Items {
 		p := &have.Items[i]
+		if p.Namespace == SystemNamespace { // Godwit's own, whose tokens end with them
+			continue
+		}
 		if w, ok := want[p.Name]; ok && slices.Equal(addressesOf(p), w.Addresses) {
 			delete(want, p.Name)
 			continue
