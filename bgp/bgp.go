@@ -68,6 +68,11 @@ type Config struct {
 	// before these go. What goes, and when, Advertise says.
 	Draining bool
 	Peers    []Peer
+	// Callers are peers by the range that they call from.
+	Callers []Callers
+	// Barred are addresses from which nobody may call, though Callers have them: those
+	// of peers that can't be had as they are to be, for want of a password, say.
+	Barred []netip.Addr
 }
 
 // Mark gives attributes to the own prefixes inside CIDR; the first that fits a

@@ -187,13 +187,13 @@ func TestUsable(t *testing.T) {
 		bad := good
 		bad.Name, bad.Address = "bad", netip.MustParseAddr("10.0.0.3")
 		spoil(&bad)
-		peers, err := Config{Peers: []Peer{good, bad}}.Usable()
+		usable, err := Config{Peers: []Peer{good, bad}}.Usable()
 		var pe *PeerError
 		if !errors.As(err, &pe) || pe.Peer != "bad" || !strings.Contains(err.Error(), want) {
 			t.Errorf("want an error about %q of bad, got %v", want, err)
 		}
-		if len(peers) != 1 || peers[0].Name != "good" {
-			t.Errorf("%s: usable are %v", want, peers)
+		if len(usable.Peers) != 1 || usable.Peers[0].Name != "good" {
+			t.Errorf("%s: usable are %v", want, usable.Peers)
 		}
 		if err != nil && strings.Contains(err.Error(), "xxx") {
 			t.Errorf("the error shows the password: %v", err)

@@ -54,8 +54,8 @@ func TestUsableOptions(t *testing.T) {
 		c, p := optionsConfig(), optionsPeer(65001)
 		set(&c, &p)
 		c.Peers = []Peer{p}
-		if peers, err := c.Usable(); err != nil || len(peers) != 1 {
-			t.Errorf("%s: %d peers, %v", name, len(peers), err)
+		if u, err := c.Usable(); err != nil || len(u.Peers) != 1 {
+			t.Errorf("%s: %d peers, %v", name, len(u.Peers), err)
 		}
 	}
 }
@@ -129,10 +129,10 @@ func TestUnusableOptions(t *testing.T) {
 		}
 		tc.spoil(&c, &p)
 		c.Peers = []Peer{p}
-		peers, err := c.Usable()
+		usable, err := c.Usable()
 		var pe *PeerError
-		if !errors.As(err, &pe) || !strings.Contains(err.Error(), tc.want) || len(peers) != 0 {
-			t.Errorf("want an error about %q, got %v and %d peers", tc.want, err, len(peers))
+		if !errors.As(err, &pe) || !strings.Contains(err.Error(), tc.want) || len(usable.Peers) != 0 {
+			t.Errorf("want an error about %q, got %v and %d peers", tc.want, err, len(usable.Peers))
 		}
 	}
 }
@@ -185,9 +185,9 @@ func TestSameLinkLocalAddress(t *testing.T) {
 		b.Name, b.Address = "b", netip.MustParseAddr("fe80::1%eth1")
 		tc.set(&b)
 		c.Peers = []Peer{a, b}
-		peers, err := c.Usable()
-		if tc.want == "" && (err != nil || len(peers) != 2) || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want) || len(peers) != 1) {
-			t.Errorf("%s: %d peers, %v", name, len(peers), err)
+		usable, err := c.Usable()
+		if tc.want == "" && (err != nil || len(usable.Peers) != 2) || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want) || len(usable.Peers) != 1) {
+			t.Errorf("%s: %d peers, %v", name, len(usable.Peers), err)
 		}
 	}
 }

@@ -67,7 +67,7 @@ func (c Config) Importer(peer Peer) func(Announcement) (Announcement, bool) {
 			ok = c.ownedBy(peer, a.Prefix)
 		} else {
 			for _, r := range rules {
-				if r.holds(a) && (!r.Accept || len(r.Ranges) > 0 || a.Prefix.Bits() > 0) {
+				if r.holds(a) && (!r.Accept || c.names(r.Rule, a.Prefix)) {
 					ok = r.Accept
 					a = r.set(a, asn)
 					break
@@ -120,6 +120,25 @@ func (c Config) own(p netip.Prefix) bool {
 	return slices.ContainsFunc(c.Advertise, func(own netip.Prefix) bool {
 		return own.Bits() <= p.Bits() && own.Contains(p.Addr())
 	})
+}
+
+// names reports whether a rule that accepts p from a router does so by name, where
+// that is called for. Who takes "everything" means neither the default route nor
+// prefixes of pods, which would lead them away from their nodes: those are taken only by
+// a range that is itself inside the pool.
+func (c Config) names(r Rule, p netip.Prefix) bool {
+	switch {
+	case c.inPool(p):
+		return slices.ContainsFunc(r.Ranges, func(x Range) bool { return x.Contains(p) && c.inPool(x.CIDR) })
+	case p.Bits() == 0:
+		return len(r.Ranges) > 0
+	}
+	return true
+}
+
+// inPool reports whether p is a pool or a part of one.
+func (c Config) inPool(p netip.Prefix) bool {
+	return slices.ContainsFunc(c.Blocks, func(pool Range) bool { return pool.CIDR.Bits() <= p.Bits() && pool.CIDR.Contains(p.Addr()) })
 }
 
 // ownedBy reports whether p may come from a node peer.

@@ -117,7 +117,7 @@ func (f *leaf) session(ctx context.Context) (v1alpha1.SessionStatus, error) {
 	if err != nil {
 		return v1alpha1.SessionStatus{}, err
 	}
-	i := slices.IndexFunc(nn.Status.Sessions, func(s v1alpha1.SessionStatus) bool { return s.PeerAddress == "%leaf0" })
+	i := slices.IndexFunc(nn.Status.Sessions, func(s v1alpha1.SessionStatus) bool { return s.PeerInterface == "leaf0" })
 	if i < 0 {
 		return v1alpha1.SessionStatus{}, fmt.Errorf("n1 reports no session at leaf0: %+v", nn.Status.Sessions)
 	}
@@ -142,7 +142,7 @@ func (f *leaf) works(ctx context.Context, t *testing.T) {
 	eventually(t, 20*time.Second, "the leaf has n1's block of IPv6", func() error { return f.has("-6", block.V6, "via fe80::") })
 	eventually(t, 10*time.Second, "the session is reported", func() error {
 		s, err := f.session(ctx)
-		if err == nil && (s.State != "Established" || !strings.HasPrefix(s.FoundAddress, "fe80::") || !strings.HasSuffix(s.FoundAddress, "%leaf0") || s.Accepted != 2) {
+		if err == nil && (s.State != "Established" || !strings.HasPrefix(s.PeerAddress, "fe80::") || !strings.HasSuffix(s.PeerAddress, "%leaf0") || s.Accepted != 2) {
 			err = fmt.Errorf("%+v", s)
 		}
 		return err
@@ -200,7 +200,7 @@ func testUnnumbered(t *testing.T, l *lab.Lab) {
 	run(t, l, "n1", "ip link del leaf0")
 	eventually(t, 20*time.Second, "the interface is missed", func() error {
 		s, err := f.session(ctx)
-		if err == nil && (s.State != "Idle" || s.FoundAddress != "" || s.Message != "the node has no interface leaf0") {
+		if err == nil && (s.State != "Idle" || s.PeerAddress != "%leaf0" || s.Message != "the node has no interface leaf0") {
 			err = fmt.Errorf("%+v", s)
 		}
 		return err

@@ -1,8 +1,6 @@
 package v1alpha1
 
 import (
-	"strings"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -83,12 +81,18 @@ type NodeNetworkSpec struct {
 	// +listType=map
 	// +listMapKey=name
 	Pools []PlannedPool `json:"pools,omitempty"`
-	// The node's BGP sessions, one for each address of another end: two can't
-	// share an address, but a node and a BGPPeer may share a name.
+	// The node's BGP sessions, one for each address of another end, or range that
+	// others call from. A node and a BGPPeer may share a name.
 	// +optional
 	// +listType=map
-	// +listMapKey=peerAddress
+	// +listMapKey=kind
+	// +listMapKey=name
 	Sessions []PlannedSession `json:"sessions,omitempty"`
+	// Blocks of nodes whose Node is gone: the agent is to report of each whether BGP
+	// tells it of a route to it. They are freed when nobody is told of one any more.
+	// +optional
+	// +listType=atomic
+	DepartedBlocks []string `json:"departedBlocks,omitempty"`
 }
 
 // TunnelKind is a kind of tunnel.
@@ -175,9 +179,19 @@ type PlannedSession struct {
 	Name string `json:"name"`
 	// Who is at the other end.
 	Kind SessionKind `json:"kind"`
-	// The address of the other end; or, where that is found at the other end of an
-	// interface's link, a percent sign and the interface: %eth1.
-	PeerAddress string `json:"peerAddress"`
+	// The address of the other end, if it is known.
+	// +optional
+	PeerAddress string `json:"peerAddress,omitempty"`
+	// The interface at the other end of whose link it is found, if its address is not
+	// known.
+	// +optional
+	PeerInterface string `json:"peerInterface,omitempty"`
+	// The range that others call from, if their addresses are not known.
+	// +optional
+	PeerPrefix string `json:"peerPrefix,omitempty"`
+	// How many may call from that range at a time.
+	// +optional
+	MaxPeers int32 `json:"maxPeers,omitempty"`
 	// The TCP port of the other end.
 	PeerPort int32 `json:"peerPort"`
 	// The AS number of the other end.
@@ -221,6 +235,10 @@ type PlannedSession struct {
 	// +optional
 	// +listType=atomic
 	Blocks []string `json:"blocks,omitempty"`
+	// Whether the other node's Node is gone: the session is kept for as long as it
+	// has blocks, and that it is down is nothing to complain about.
+	// +optional
+	Departed bool `json:"departed,omitempty"`
 	// Where the password is, when the session has one.
 	// +optional
 	PasswordSecretRef *SecretKeyRef `json:"passwordSecretRef,omitempty"`
@@ -247,16 +265,6 @@ type PlannedSession struct {
 	// The session's graceful restart.
 	// +optional
 	GracefulRestart *GracefulRestart `json:"gracefulRestart,omitempty"`
-}
-
-// InterfaceAddress is the peerAddress of a session whose other end is found at the
-// other end of an interface's link.
-func InterfaceAddress(name string) string { return "%" + name }
-
-// InterfaceOf returns the interface that a session's peerAddress names, if it
-// names one.
-func InterfaceOf(peerAddress string) (name string, ok bool) {
-	return strings.CutPrefix(peerAddress, "%")
 }
 
 // Reflection is the part of the other end of a session in route reflection.
@@ -339,6 +347,12 @@ type NodeNetworkStatus struct {
 	// +optional
 	// +listType=atomic
 	FailedRoutes []FailedRoute `json:"failedRoutes,omitempty"`
+	// The blocks of the plan's departedBlocks, when the agent knows what BGP tells of
+	// them.
+	// +optional
+	// +listType=map
+	// +listMapKey=cidr
+	DepartedBlocks []DepartedBlock `json:"departedBlocks,omitempty"`
 	// Figures for one line a node.
 	// +optional
 	Summary NodeSummary `json:"summary,omitempty"`
@@ -382,15 +396,17 @@ type BlockStatus struct {
 
 // SessionStatus is the state of a BGP session.
 type SessionStatus struct {
-	// The name of the other node, or of the BGPPeer.
+	// The name of the other node or of the BGPPeer; for one that called from a range,
+	// with a slash and its address.
 	Name string `json:"name"`
 	// Who is at the other end.
 	Kind SessionKind `json:"kind"`
-	// The address of the other end, or its interface, as in the plan.
+	// The address of the other end. Of one at an interface it is the address found,
+	// such as fe80::1%eth1, or %eth1 while none is.
 	PeerAddress string `json:"peerAddress"`
-	// The address that was found at the other end of an interface's link: fe80::1%eth1.
+	// The interface at which the other end was looked for.
 	// +optional
-	FoundAddress string `json:"foundAddress,omitempty"`
+	PeerInterface string `json:"peerInterface,omitempty"`
 	// The AS number of the other end.
 	PeerASN int64 `json:"peerASN"`
 	// The state of the session (RFC 4271, section 8.2.2): Idle, Connect, Active,
@@ -448,6 +464,14 @@ type FailedRoute struct {
 	Destination string `json:"destination"`
 	// Why not.
 	Message string `json:"message"`
+}
+
+// DepartedBlock is what BGP tells a node of a block whose own node is gone.
+type DepartedBlock struct {
+	// The block.
+	CIDR string `json:"cidr"`
+	// Whether there is a route to it.
+	Announced bool `json:"announced"`
 }
 
 // NodeSummary holds figures for one line a node.

@@ -38,6 +38,7 @@ type Speaker struct {
 	config   bgp.Config
 	peers    map[netip.Addr]bgp.Peer
 	state    map[netip.Addr]*session
+	called   map[netip.Addr]bool // callers that became peers
 	routers  map[netip.Addr]*Neighbor
 	told     map[netip.Prefix]bgp.Route
 	began    time.Time
@@ -75,7 +76,7 @@ func New(o Options) *Speaker {
 	}
 	s := &Speaker{
 		options: o,
-		peers:   make(map[netip.Addr]bgp.Peer), state: make(map[netip.Addr]*session),
+		peers:   make(map[netip.Addr]bgp.Peer), state: make(map[netip.Addr]*session), called: make(map[netip.Addr]bool),
 		routers: make(map[netip.Addr]*Neighbor), told: make(map[netip.Prefix]bgp.Route),
 		delivery: make(chan struct{}),
 	}
@@ -89,21 +90,29 @@ func (s *Speaker) Set(_ context.Context, c bgp.Config) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
-	peers, err := c.Usable()
+	wanted := c.Peers
+	c, err := c.Usable()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
 		return errors.New("the speaker is stopped")
 	}
-	want := make(map[netip.Addr]bgp.Peer, len(peers))
-	for _, p := range peers {
+	want := make(map[netip.Addr]bgp.Peer, len(c.Peers))
+	for _, p := range c.Peers {
 		want[p.Address] = p
 	}
-	for _, p := range c.Peers { // a known peer that became unusable stays as it was
+	for _, p := range wanted { // a known peer that became unusable stays as it was
 		if _, ok := want[p.Address]; !ok {
 			if former, known := s.peers[p.Address]; known {
 				want[p.Address] = former
 			}
+		}
+	}
+	for addr := range s.called {
+		if p, ok := c.Caller(addr); ok {
+			want[addr] = p
+		} else {
+			delete(s.called, addr)
 		}
 	}
 	whole := s.config.ASN != c.ASN || s.config.RouterID != c.RouterID || s.config.ListenPort != c.ListenPort ||
@@ -274,6 +283,9 @@ func (s *Speaker) deliver() {
 
 func (s *Speaker) complete() bool {
 	if s.began.IsZero() {
+		return false
+	}
+	if len(s.config.Callers) > 0 && time.Since(s.began) < s.options.SyncTimeout {
 		return false
 	}
 	for _, st := range s.state {

@@ -42,6 +42,7 @@ type learned struct {
 	peers  map[netip.Addr]*source
 	began  time.Time // of the first Set; zero: none yet
 	synced bool      // InSync was or is about to be called
+	open   bool      // who else will call is not known
 	closed bool
 }
 
@@ -206,6 +207,7 @@ func nextHop(p *apiutil.Path) netip.Addr {
 func (l *learned) setPeers(c bgp.Config, peers map[netip.Addr]bgp.Peer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.open = len(c.Callers) > 0
 	changed := make(map[netip.Addr]bool)
 	for addr, p := range peers {
 		s := l.peers[addr]

@@ -233,8 +233,12 @@ func (p *policy) imports(d *document) {
 	}
 	d.add(importPolicy, "leaving", match{anyone: true, anyPrefix: true, standard: []string{exact(bgp.GracefulShutdown)}},
 		&api.Actions{LocalPref: &api.LocalPrefAction{Value: bgp.LocalPrefLast}})
+	pools := p.pools()
 	for i, g := range p.groups {
-		p.importRules(d, fmt.Sprint("external-", i), g)
+		name := fmt.Sprint("external-", i)
+		p.importRules(d, name+"-pools", ruleGroup{peers: g.peers, asn: g.asn, rules: inPools(g.rules, pools)})
+		d.add(importPolicy, name+"-pools", match{peers: g.peers, ranges: pools}, reject())
+		p.importRules(d, name, g)
 	}
 	taken := accept()
 	if p.origins {

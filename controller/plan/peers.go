@@ -22,7 +22,7 @@ func (p *Plan) planPeers(peers []v1alpha1.BGPPeer, objects []v1alpha1.BGPFilter)
 	f := newFilters(objects, p.communities)
 	nodeOf := make(map[netip.Addr]string, len(p.nodes))
 	for _, n := range p.nodes {
-		n.peers = make(map[string]string)
+		n.peers = make(map[place]string)
 		for _, a := range n.addrs {
 			nodeOf[a] = n.name
 		}
@@ -78,15 +78,16 @@ func (p *Plan) planPeer(pe *peering, nodeOf map[netip.Addr]string) {
 		if !ok {
 			continue
 		}
-		addr, hasAddr := parseAddr(s.PeerAddress)
-		if _, byInterface := v1alpha1.InterfaceOf(s.PeerAddress); !hasAddr && !byInterface || nodeOf[addr] == n.name {
+		// A session that is kept as it was may be elsewhere.
+		at, ok := placeOfSession(&s)
+		if !ok || nodeOf[at.addr] == n.name {
 			continue
 		}
-		if other := sessionHolder(n, s.PeerAddress, nodeOf[addr]); other != "" {
+		if other := sessionHolder(n, at, nodeOf); other != "" {
 			conflicts, rival = append(conflicts, n.name), other
 			continue
 		}
-		n.peers[s.PeerAddress] = "BGPPeer " + pe.obj.Name
+		n.peers[at] = "BGPPeer " + pe.obj.Name
 		n.external = append(n.external, s)
 		planned++
 	}
@@ -99,20 +100,20 @@ func (p *Plan) planPeer(pe *peering, nodeOf map[netip.Addr]string) {
 		cond = notReady(ReasonInvalid, fmt.Sprintf("%v: nodes keep the sessions they had", pe.invalid))
 	case len(matched) == 0 && lacking > 0:
 		cond = notReady(ReasonNoNodes, "families: no node that nodeSelector matches has an address of one of them")
-	case len(matched) == 0 && pe.at.name != "":
+	case len(matched) == 0 && pe.at.link != "":
 		cond = notReady(ReasonNoNodes, "nodeSelector matches no node that has a plan")
 	case len(matched) == 0:
 		cond = notReady(ReasonNoNodes, fmt.Sprintf(
-			"nodeSelector matches no node that has a plan and another address of the family of %s", pe.at.addr))
+			"nodeSelector matches no node that has a plan and another address of the family of %s", pe.at))
 	case len(conflicts) > 0 && nodeOf[pe.at.addr] != "" && !p.meshed:
 		cond = notReady(ReasonConflict, fmt.Sprintf(
-			"%s is the address of %s: the topology gives nodes no sessions with each other", pe.at.addr, rival))
-	case len(conflicts) > 0 && pe.at.name != "":
+			"%s is the address of %s: the topology gives nodes no sessions with each other", pe.at, rival))
+	case len(conflicts) > 0 && pe.at.link != "":
 		cond = notReady(ReasonConflict, fmt.Sprintf(
-			"%s has a session at interface %s already on %s: a node has one session at an interface, and the older one stays", rival, pe.at.name, names(conflicts)))
+			"%s has a session at interface %s already on %s: a node has one session at an interface, and the older one stays", rival, pe.at, names(conflicts)))
 	case len(conflicts) > 0:
 		cond = notReady(ReasonConflict, fmt.Sprintf(
-			"%s has a session with %s already on %s: a node has one session with an address, and the older one stays", rival, pe.at.addr, names(conflicts)))
+			"%s has a session with %s already on %s: a node has one session with an address, and the older one stays", rival, pe.at, names(conflicts)))
 	case pe.importFault != nil || pe.exportFault != nil:
 		cond = pe.filterCondition()
 	}
@@ -123,7 +124,7 @@ func (p *Plan) planPeer(pe *peering, nodeOf map[netip.Addr]string) {
 // many more would be if they had an address of a family that the peer wants.
 func (p *Plan) matched(pe *peering, nodeOf map[netip.Addr]string) (matched []*node, lacking int) {
 	for _, n := range p.nodes {
-		if pe.selectorErr != nil && sessionBefore(n, pe.obj.Name) == nil || pe.selectorErr == nil && !pe.selector.Matches(n.labels) {
+		if !pe.selects(n) {
 			continue
 		}
 		if !pe.at.fits(n) || nodeOf[pe.at.addr] == n.name {
@@ -137,6 +138,16 @@ func (p *Plan) matched(pe *peering, nodeOf map[netip.Addr]string) (matched []*no
 		matched = append(matched, n)
 	}
 	return matched, lacking
+}
+
+// selects tells whether a node is to have a session with the peer. Where that
+// can't be told, as the selector can't be read or the node's labels went with its
+// Node, it is when it had one.
+func (pe *peering) selects(n *node) bool {
+	if pe.selectorErr != nil || n.departed {
+		return sessionBefore(n, pe.obj.Name) != nil
+	}
+	return pe.selector.Matches(n.labels)
 }
 
 // checkOptions reports what is wrong with the options of a peer that only who
@@ -159,13 +170,17 @@ func (p *Plan) checkOptions(pe *peering, matched []*node, nodeOf map[netip.Addr]
 	if external != "" && pe.internal {
 		return fmt.Errorf("%s: it is for routers of another AS, and peerASN %d is that of the nodes: leave it out", external, p.asn)
 	}
+	if err := p.checkCallers(pe.at.prefix); err != nil {
+		return err
+	}
 	if spec.SourceAddress == "" || spec.SourceAddress == v1alpha1.SourceNodeAddress {
 		return nil
 	}
 	src, ok := parseAddr(spec.SourceAddress)
-	if !ok || src.Is4() != pe.at.addr.Is4() {
-		return fmt.Errorf("sourceAddress: %q is not an address that a node can have towards %s", spec.SourceAddress, pe.at.addr)
+	if !ok || src.Is6() != pe.at.is6() {
+		return fmt.Errorf("sourceAddress: %q is not an address that a node can have towards %s", spec.SourceAddress, pe.at)
 	}
+	matched = slices.DeleteFunc(slices.Clone(matched), func(n *node) bool { return n.departed })
 	if len(matched) > 1 {
 		return fmt.Errorf("sourceAddress: %s is of one node, but nodeSelector matches %d: use NodeAddress, or a nodeSelector of one node", src, len(matched))
 	}
@@ -210,14 +225,13 @@ func (pe *peering) filterCondition() metav1.Condition {
 	return notReady(cmp.Or(pe.importFault, pe.exportFault).reason, strings.Join(texts, "; "))
 }
 
-// sessionHolder tells who has the session of n with a peer's address, or at an
-// interface, already: another node whose address it is, by the mesh, or an older
-// peer; empty when nobody has.
-func sessionHolder(n *node, peer, other string) string {
-	if holder := n.peers[peer]; holder != "" {
-		return holder
+// sessionHolder tells who has the session of n at a place already: another node,
+// by the mesh, or an older peer; empty when nobody has.
+func sessionHolder(n *node, at place, nodeOf map[netip.Addr]string) string {
+	if peer := n.peers[at]; peer != "" {
+		return peer
 	}
-	if other != "" && n.name != other {
+	if other := nodeOf[at.addr]; other != "" && n.name != other {
 		return "node " + other
 	}
 	return ""
@@ -244,7 +258,6 @@ func externalSession(pe *peering, n *node) v1alpha1.PlannedSession {
 	s := v1alpha1.PlannedSession{
 		Name:              pe.obj.Name,
 		Kind:              v1alpha1.SessionExternal,
-		PeerAddress:       pe.at.String(),
 		PeerPort:          cmp.Or(spec.PeerPort, defaultPort),
 		PeerASN:           spec.PeerASN,
 		LocalASN:          deref(spec.LocalASN, 0),
@@ -262,8 +275,12 @@ func externalSession(pe *peering, n *node) v1alpha1.PlannedSession {
 		Timers:            spec.Timers,
 		GracefulRestart:   spec.GracefulRestart,
 	}
+	pe.at.put(&s)
+	if pe.at.prefix.IsValid() {
+		s.Passive, s.MaxPeers = true, deref(spec.MaxPeers, DefaultMaxPeers)
+	}
 	if spec.SourceAddress == v1alpha1.SourceNodeAddress {
-		s.SourceAddress = n.address(pe.at.addr.Is6()).String()
+		s.SourceAddress = n.address(pe.at.is6()).String()
 	}
 	// A plan names only what is not as it is anyway.
 	if spec.NextHop != v1alpha1.NextHopAuto {
