@@ -44,6 +44,7 @@ const leafConf = `router bgp 65100
 type leaf struct {
 	l  *lab.Lab
 	ns *netnstest.NS
+	r  *frr.Router
 }
 
 func (f *leaf) connect() {
@@ -68,6 +69,7 @@ func startLeaf(ctx context.Context, t *testing.T, l *lab.Lab) *leaf {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.r = r
 	t.Cleanup(func() {
 		if t.Failed() {
 			out, err := r.Show(context.WithoutCancel(ctx), "show bgp summary")
@@ -195,6 +197,11 @@ func testUnnumbered(t *testing.T, l *lab.Lab) {
 		t.Errorf("the leaf missed routes %d times, of %d asked, while the agent restarted: %v: %v", len(missing), asked, err, missing[:min(len(missing), few)])
 	}
 	t.Logf("the session is back %v after the agent's restart", took)
+	// It said that it restarted, without which the leaf may drop what it had: the
+	// first configuration of the speaker was with the leaf.
+	if out, err := f.r.Show(ctx, "show bgp neighbors swp1"); err != nil || !strings.Contains(out, "R bit: True") {
+		t.Errorf("the leaf was not told of the restart: %v:\n%s", err, out)
+	}
 	f.works(ctx, t)
 
 	run(t, l, "n1", "ip link del leaf0")
