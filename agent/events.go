@@ -152,11 +152,7 @@ func describe(s *bgp.Session) string {
 	if s.Kind == bgp.PeerExternal {
 		kind = "peer"
 	}
-	address := s.Address.String()
-	if name := interfaceOf(s.Address); name != "" && s.Address == atInterface(name) {
-		address = "at " + name
-	}
-	return fmt.Sprintf("%s %s (%s, AS %d)", kind, s.Name, address, s.ASN)
+	return fmt.Sprintf("%s %s (%s, AS %d)", kind, s.Name, peerWords(s.Address), s.ASN)
 }
 
 // why says why a session went down, as far as known.

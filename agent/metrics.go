@@ -151,7 +151,7 @@ func (c *collector) session(ch chan<- prometheus.Metric, s *bgp.Session) {
 		kind = "external"
 	}
 	send := func(d *prometheus.Desc, t prometheus.ValueType, value float64) {
-		ch <- prometheus.MustNewConstMetric(d, t, value, s.Name, kind, peerWords(s.Address))
+		ch <- prometheus.MustNewConstMetric(d, t, value, s.Name, kind, peerWords(peerKey(s.Address)))
 	}
 	up := s.State == bgp.StateEstablished
 	since, uptime := 0.0, 0.0

@@ -43,7 +43,7 @@ func (d *desired) addSession(s *v1alpha1.PlannedSession) error {
 		return d.addCallers(s, peer)
 	}
 	var err error
-	if peer.Address, err = parsePeer(s.PeerAddress); err != nil {
+	if peer.Address, err = parsePeer(s); err != nil {
 		return fmt.Errorf("peer address: %w", err)
 	}
 	if s.PasswordSecretRef != nil {

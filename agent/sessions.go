@@ -34,6 +34,7 @@ func sessionStatus(b *bgp.Session, wantsRestart bool) v1alpha1.SessionStatus {
 		Name:           b.Name,
 		Kind:           v1alpha1.SessionNode,
 		PeerAddress:    peerWords(b.Address),
+		PeerInterface:  interfaceOf(b.Address),
 		PeerASN:        int64(b.ASN),
 		State:          string(b.State),
 		Received:       int32(b.Received),
@@ -49,9 +50,6 @@ func sessionStatus(b *bgp.Session, wantsRestart bool) v1alpha1.SessionStatus {
 	}
 	if b.Kind == bgp.PeerExternal {
 		s.Kind = v1alpha1.SessionExternal
-	}
-	if name := interfaceOf(b.Address); name != "" && b.Address != atInterface(name) {
-		s.FoundAddress = b.Address.String()
 	}
 	if !b.Since.IsZero() {
 		since := metav1.NewTime(b.Since.Truncate(time.Second))

@@ -31,18 +31,18 @@ func peerKey(peer netip.Addr) netip.Addr {
 	return peer
 }
 
-// parsePeer reads the peer's address of a planned session.
-func parsePeer(s string) (netip.Addr, error) {
-	if name, ok := v1alpha1.InterfaceOf(s); ok {
-		return atInterface(name), nil
+// parsePeer reads where the peer of a planned session is.
+func parsePeer(s *v1alpha1.PlannedSession) (netip.Addr, error) {
+	if s.PeerInterface != "" {
+		return atInterface(s.PeerInterface), nil
 	}
-	return netip.ParseAddr(s)
+	return netip.ParseAddr(s.PeerAddress)
 }
 
-// peerWords is the reverse of parsePeer, whether the peer was found or not.
+// peerWords is a peer's address in words; of one that was not found %eth1.
 func peerWords(peer netip.Addr) string {
-	if name := interfaceOf(peer); name != "" {
-		return v1alpha1.InterfaceAddress(name)
+	if name := interfaceOf(peer); name != "" && peer == atInterface(name) {
+		return "%" + name
 	}
 	return peer.String()
 }

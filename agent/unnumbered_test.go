@@ -17,8 +17,8 @@ addresses: [10.211.55.101]
 asn: 64512
 routerID: 10.211.55.101
 sessions:
-- {name: leaf1, kind: External, peerAddress: "%eth1", peerASN: 65001, passwordSecretRef: {name: leaf, key: password}}
-- {name: leaf2, kind: External, peerAddress: "%eth2", peerASN: 65001, gracefulRestart: {disabled: true}}
+- {name: leaf1, kind: External, peerInterface: eth1, peerASN: 65001, passwordSecretRef: {name: leaf, key: password}}
+- {name: leaf2, kind: External, peerInterface: eth2, peerASN: 65001, gracefulRestart: {disabled: true}}
 - {name: tor1, kind: External, peerAddress: 10.211.55.1, peerASN: 65001}
 `
 
@@ -78,9 +78,9 @@ func TestSessionsAtInterfaces(t *testing.T) {
 	}
 	want := []v1alpha1.SessionStatus{
 		{Name: "a-tor", PeerAddress: "10.0.0.1", State: "Established"},
-		{Name: "leaf-eth1", PeerAddress: "%eth1", FoundAddress: "fe80::1%eth1", State: "Established", Warning: "two are there"},
-		{Name: "leaf-eth2", PeerAddress: "%eth2", State: "Idle", Message: "nobody is there"},
-		{Name: "leaf-eth3", PeerAddress: "%eth3", FoundAddress: "fe80::1%eth3", State: "Active", Message: "it is down; can't connect"},
+		{Name: "leaf-eth1", PeerAddress: "fe80::1%eth1", PeerInterface: "eth1", State: "Established", Warning: "two are there"},
+		{Name: "leaf-eth2", PeerAddress: "%eth2", PeerInterface: "eth2", State: "Idle", Message: "nobody is there"},
+		{Name: "leaf-eth3", PeerAddress: "fe80::1%eth3", PeerInterface: "eth3", State: "Active", Message: "it is down; can't connect"},
 	}
 	for i := range want {
 		want[i].Kind, want[i].PeerASN = v1alpha1.SessionExternal, 65001

@@ -52,11 +52,9 @@ type Node struct {
 
 // Session is one end of a BGP session, as its node sees it.
 type Session struct {
-	Node string `json:"node"`
-	Peer string `json:"peer"` // name of the other node, or of the BGPPeer
-	Kind string `json:"kind"` // Node or External
-	// Address is the peer's; of one that is found at the other end of an interface's
-	// link the address found, fe80::1%eth1, or just %eth1 while there is none.
+	Node    string `json:"node"`
+	Peer    string `json:"peer"` // name of the other node, or of the BGPPeer
+	Kind    string `json:"kind"` // Node or External
 	Address string `json:"address"`
 	ASN     int64  `json:"asn"`
 	// State is one of RFC 4271, or Unknown when the node does not report the session.

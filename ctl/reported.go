@@ -1,7 +1,6 @@
 package ctl
 
 import (
-	"cmp"
 	"strings"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
@@ -36,7 +35,7 @@ func sessions(nn *v1alpha1.NodeNetwork) []Session {
 
 func reportedSession(node string, p *v1alpha1.PlannedSession, st v1alpha1.SessionStatus) Session {
 	return Session{
-		Node: node, Peer: p.Name, Kind: string(p.Kind), Address: cmp.Or(st.FoundAddress, st.PeerAddress), ASN: p.PeerASN,
+		Node: node, Peer: p.Name, Kind: string(p.Kind), Address: st.PeerAddress, ASN: p.PeerASN,
 		State: st.State, Since: st.Since, Message: st.Message,
 		Received: st.Received, Accepted: st.Accepted, Advertised: st.Advertised,
 		Warning: st.Warning, Flaps: st.Flaps, LastError: st.LastError, PeerRestarting: st.PeerRestarting,
@@ -51,6 +50,9 @@ func silentSession(node string, p *v1alpha1.PlannedSession) Session {
 		Node: node, Peer: p.Name, Kind: string(p.Kind), Address: p.PeerAddress, ASN: p.PeerASN,
 		State: stateUnknown, Message: "the node's agent does not report this session",
 		Capabilities: []string{}, Refused: []string{},
+	}
+	if p.PeerInterface != "" {
+		s.Address = "%" + p.PeerInterface
 	}
 	if p.PeerPrefix != "" {
 		s.Address, s.State, s.Message = p.PeerPrefix, stateListening, "no router of this range has called"

@@ -44,6 +44,7 @@ const leafConf = `router bgp 65100
 type leaf struct {
 	l  *lab.Lab
 	ns *netnstest.NS
+	r  *frr.Router
 }
 
 func (f *leaf) connect() {
@@ -68,6 +69,7 @@ func startLeaf(ctx context.Context, t *testing.T, l *lab.Lab) *leaf {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.r = r
 	t.Cleanup(func() {
 		if t.Failed() {
 			out, err := r.Show(context.WithoutCancel(ctx), "show bgp summary")
@@ -117,7 +119,7 @@ func (f *leaf) session(ctx context.Context) (v1alpha1.SessionStatus, error) {
 	if err != nil {
 		return v1alpha1.SessionStatus{}, err
 	}
-	i := slices.IndexFunc(nn.Status.Sessions, func(s v1alpha1.SessionStatus) bool { return s.PeerAddress == "%leaf0" })
+	i := slices.IndexFunc(nn.Status.Sessions, func(s v1alpha1.SessionStatus) bool { return s.PeerInterface == "leaf0" })
 	if i < 0 {
 		return v1alpha1.SessionStatus{}, fmt.Errorf("n1 reports no session at leaf0: %+v", nn.Status.Sessions)
 	}
@@ -142,7 +144,7 @@ func (f *leaf) works(ctx context.Context, t *testing.T) {
 	eventually(t, 20*time.Second, "the leaf has n1's block of IPv6", func() error { return f.has("-6", block.V6, "via fe80::") })
 	eventually(t, 10*time.Second, "the session is reported", func() error {
 		s, err := f.session(ctx)
-		if err == nil && (s.State != "Established" || !strings.HasPrefix(s.FoundAddress, "fe80::") || !strings.HasSuffix(s.FoundAddress, "%leaf0") || s.Accepted != 2) {
+		if err == nil && (s.State != "Established" || !strings.HasPrefix(s.PeerAddress, "fe80::") || !strings.HasSuffix(s.PeerAddress, "%leaf0") || s.Accepted != 2) {
 			err = fmt.Errorf("%+v", s)
 		}
 		return err
@@ -195,12 +197,17 @@ func testUnnumbered(t *testing.T, l *lab.Lab) {
 		t.Errorf("the leaf missed routes %d times, of %d asked, while the agent restarted: %v: %v", len(missing), asked, err, missing[:min(len(missing), few)])
 	}
 	t.Logf("the session is back %v after the agent's restart", took)
+	// It said that it restarted, without which the leaf may drop what it had: the
+	// first configuration of the speaker was with the leaf.
+	if out, err := f.r.Show(ctx, "show bgp neighbors swp1"); err != nil || !strings.Contains(out, "R bit: True") {
+		t.Errorf("the leaf was not told of the restart: %v:\n%s", err, out)
+	}
 	f.works(ctx, t)
 
 	run(t, l, "n1", "ip link del leaf0")
 	eventually(t, 20*time.Second, "the interface is missed", func() error {
 		s, err := f.session(ctx)
-		if err == nil && (s.State != "Idle" || s.FoundAddress != "" || s.Message != "the node has no interface leaf0") {
+		if err == nil && (s.State != "Idle" || s.PeerAddress != "%leaf0" || s.Message != "the node has no interface leaf0") {
 			err = fmt.Errorf("%+v", s)
 		}
 		return err

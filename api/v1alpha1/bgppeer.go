@@ -15,8 +15,8 @@ import (
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,categories=godwit
 // +kubebuilder:printcolumn:name="Peer",type=string,JSONPath=`.spec.peerAddress`
+// +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.spec.peerInterface`,priority=1
 // +kubebuilder:printcolumn:name="Range",type=string,JSONPath=`.spec.peerPrefix`,priority=1
-// +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.spec.peerInterface`
 // +kubebuilder:printcolumn:name="ASN",type=integer,JSONPath=`.spec.peerASN`
 // +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
@@ -76,15 +76,15 @@ const SourceNodeAddress = "NodeAddress"
 
 // BGPPeerSpec says who the router is, which nodes speak with it, and how.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.peerInterface) || !has(self.sourceAddress)",fieldPath=".sourceAddress",message="sourceAddress makes no sense with peerInterface: the session runs between the link-local addresses of the interface's link"
-// +kubebuilder:validation:XValidation:rule="!has(self.peerInterface) || !has(self.ebgpMultihop)",fieldPath=".ebgpMultihop",message="ebgpMultihop makes no sense with peerInterface: the router is at the other end of the interface's link"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || !has(self.ttlSecurity)",fieldPath=".ttlSecurity",message="ebgpMultihop and ttlSecurity exclude each other: ttlSecurity says by itself how many hops away the router may be"
 // +kubebuilder:validation:XValidation:rule="!has(self.localASN) || self.localASN != self.peerASN",fieldPath=".localASN",message="localASN must not be peerASN: it is for routers of another AS that know the nodes by a different number"
-// +kubebuilder:validation:XValidation:rule="[has(self.peerAddress), has(self.peerInterface), has(self.peerPrefix)].exists_one(given, given)",message="give one of peerAddress, peerInterface and peerPrefix: the router's address, the interface that it is behind, or the range that routers call from"
-// +kubebuilder:validation:XValidation:rule="has(self.peerPrefix) || !has(self.maxPeers)",fieldPath=".maxPeers",message="maxPeers is for peerPrefix: otherwise there is one router"
+// +kubebuilder:validation:XValidation:rule="[has(self.peerAddress), has(self.peerInterface), has(self.peerPrefix)].exists_one(given, given)",message="give one of peerAddress, peerInterface and peerPrefix: the router's address, the nodes' interface that it is at, or the range that routers call from"
+// +kubebuilder:validation:XValidation:rule="!has(self.peerInterface) || !has(self.sourceAddress)",fieldPath=".sourceAddress",message="sourceAddress makes no sense with peerInterface: the session runs between the link-local addresses of the interface's link"
+// +kubebuilder:validation:XValidation:rule="!has(self.peerInterface) || !has(self.ebgpMultihop)",fieldPath=".ebgpMultihop",message="ebgpMultihop makes no sense with peerInterface: the router is at the other end of the interface's link"
+// +kubebuilder:validation:XValidation:rule="has(self.peerPrefix) || !has(self.maxPeers)",fieldPath=".maxPeers",message="maxPeers is for peerPrefix: a peerAddress is of one router"
 // +kubebuilder:validation:XValidation:rule="!has(self.peerPrefix) || !has(self.passwordSecretRef)",fieldPath=".passwordSecretRef",message="TCP MD5 needs the router's address before its first packet: give a BGPPeer with peerAddress for each router that has a password"
 // +kubebuilder:validation:XValidation:rule="!has(self.peerPrefix) || !has(self.sourceAddress)",fieldPath=".sourceAddress",message="sourceAddress is for calls that nodes make: with peerPrefix they wait for those of routers"
-// +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !has(self.peerAddress) || !isIP(self.sourceAddress) || !isIP(self.peerAddress) || ip(self.sourceAddress).family() == ip(self.peerAddress).family()",fieldPath=".sourceAddress",message="sourceAddress must be of the family of peerAddress"
+// +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !isIP(self.sourceAddress) || !has(self.peerAddress) || !isIP(self.peerAddress) || ip(self.sourceAddress).family() == ip(self.peerAddress).family()",fieldPath=".sourceAddress",message="sourceAddress must be of the family of peerAddress"
 type BGPPeerSpec struct {
 	// What people should know of the router. It changes nothing.
 	// +optional
@@ -97,10 +97,10 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="isIP(self) && !ip(self).isLoopback() && (ip(self).isGlobalUnicast() || (ip(self).family() == 4 && ip(self).isLinkLocalUnicast()))",message="must be a unicast IP address of the router, such as 10.211.55.1"
 	PeerAddress string `json:"peerAddress,omitempty"`
 
-	// The nodes' interface at the other end of whose link the router is, instead of
-	// peerAddress (BGP unnumbered). Node and router find each other by router
-	// advertisements (RFC 4861), and speak between their link-local addresses, which
-	// are the next hops of both families (RFC 8950).
+	// The nodes' interface at the other end of whose link the router is (BGP
+	// unnumbered). Node and router find each other by router advertisements (RFC
+	// 4861), and speak between their link-local addresses, which are the next hops of
+	// both families (RFC 8950).
 	// +optional
 	// +kubebuilder:validation:MaxLength=15
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[^/:%\\\\s]+$')",message="must be the name of an interface, such as eth1"

@@ -1,8 +1,6 @@
 package v1alpha1
 
 import (
-	"strings"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -188,10 +186,13 @@ type PlannedSession struct {
 	Name string `json:"name"`
 	// Who is at the other end.
 	Kind SessionKind `json:"kind"`
-	// The address of the other end, if it is known; or, where that is found at the
-	// other end of an interface's link, a percent sign and the interface: %eth1.
+	// The address of the other end, if it is known.
 	// +optional
 	PeerAddress string `json:"peerAddress,omitempty"`
+	// The interface at the other end of whose link it is found, if its address is not
+	// known.
+	// +optional
+	PeerInterface string `json:"peerInterface,omitempty"`
 	// The range that others call from, if their addresses are not known.
 	// +optional
 	PeerPrefix string `json:"peerPrefix,omitempty"`
@@ -271,16 +272,6 @@ type PlannedSession struct {
 	// The session's graceful restart.
 	// +optional
 	GracefulRestart *GracefulRestart `json:"gracefulRestart,omitempty"`
-}
-
-// InterfaceAddress is the peerAddress of a session whose other end is found at the
-// other end of an interface's link.
-func InterfaceAddress(name string) string { return "%" + name }
-
-// InterfaceOf returns the interface that a session's peerAddress names, if it
-// names one.
-func InterfaceOf(peerAddress string) (name string, ok bool) {
-	return strings.CutPrefix(peerAddress, "%")
 }
 
 // Reflection is the part of the other end of a session in route reflection.
@@ -446,11 +437,12 @@ type SessionStatus struct {
 	Name string `json:"name"`
 	// Who is at the other end.
 	Kind SessionKind `json:"kind"`
-	// The address of the other end, or its interface, as in the plan.
+	// The address of the other end. Of one at an interface it is the address found,
+	// such as fe80::1%eth1, or %eth1 while none is.
 	PeerAddress string `json:"peerAddress"`
-	// The address that was found at the other end of an interface's link: fe80::1%eth1.
+	// The interface at which the other end was looked for.
 	// +optional
-	FoundAddress string `json:"foundAddress,omitempty"`
+	PeerInterface string `json:"peerInterface,omitempty"`
 	// The AS number of the other end.
 	PeerASN int64 `json:"peerASN"`
 	// The state of the session (RFC 4271, section 8.2.2): Idle, Connect, Active,

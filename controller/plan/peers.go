@@ -100,7 +100,7 @@ func (p *Plan) planPeer(pe *peering, nodeOf map[netip.Addr]string) {
 		cond = notReady(ReasonInvalid, fmt.Sprintf("%v: nodes keep the sessions they had", pe.invalid))
 	case len(matched) == 0 && lacking > 0:
 		cond = notReady(ReasonNoNodes, "families: no node that nodeSelector matches has an address of one of them")
-	case len(matched) == 0 && pe.at.name != "":
+	case len(matched) == 0 && pe.at.link != "":
 		cond = notReady(ReasonNoNodes, "nodeSelector matches no node that has a plan")
 	case len(matched) == 0:
 		cond = notReady(ReasonNoNodes, fmt.Sprintf(
@@ -108,9 +108,9 @@ func (p *Plan) planPeer(pe *peering, nodeOf map[netip.Addr]string) {
 	case len(conflicts) > 0 && nodeOf[pe.at.addr] != "" && !p.meshed:
 		cond = notReady(ReasonConflict, fmt.Sprintf(
 			"%s is the address of %s: the topology gives nodes no sessions with each other", pe.at, rival))
-	case len(conflicts) > 0 && pe.at.name != "":
+	case len(conflicts) > 0 && pe.at.link != "":
 		cond = notReady(ReasonConflict, fmt.Sprintf(
-			"%s has a session at interface %s already on %s: a node has one session at an interface, and the older one stays", rival, pe.at.name, names(conflicts)))
+			"%s has a session at interface %s already on %s: a node has one session at an interface, and the older one stays", rival, pe.at, names(conflicts)))
 	case len(conflicts) > 0:
 		cond = notReady(ReasonConflict, fmt.Sprintf(
 			"%s has a session with %s already on %s: a node has one session with an address, and the older one stays", rival, pe.at, names(conflicts)))

@@ -15,40 +15,43 @@ const DefaultMaxPeers = 100
 // interface's link, or somewhere in a range.
 type place struct {
 	addr   netip.Addr
-	name   string // of the interface
+	link   string
 	prefix netip.Prefix
 }
 
 func (at place) is6() bool { return at.addr.Is6() || at.prefix.Addr().Is6() }
 
-// fits reports whether n can have a session with a router there. What a node
-// has an interface for only the node knows.
-func (at place) fits(n *node) bool { return at.name != "" || n.hasFamily(at.is6()) }
-
 func (at place) String() string {
 	switch {
-	case at.name != "":
-		return v1alpha1.InterfaceAddress(at.name)
 	case at.prefix.IsValid():
 		return at.prefix.String()
+	case at.link != "":
+		return at.link
 	}
 	return at.addr.String()
 }
 
+// fits reports whether n can have a session with a peer there. Which interfaces n
+// has only n knows.
+func (at place) fits(n *node) bool { return at.link != "" || n.hasFamily(at.is6()) }
+
 // put says in a session where the peer is.
 func (at place) put(s *v1alpha1.PlannedSession) {
-	if at.prefix.IsValid() {
-		s.PeerPrefix = at.String()
-		return
+	switch {
+	case at.prefix.IsValid():
+		s.PeerPrefix = at.prefix.String()
+	case at.link != "":
+		s.PeerInterface = at.link
+	default:
+		s.PeerAddress = at.addr.String()
 	}
-	s.PeerAddress = at.String()
 }
 
 func placeOf(spec *v1alpha1.BGPPeerSpec) (place, error) {
-	switch {
-	case spec.PeerInterface != "":
-		return place{name: spec.PeerInterface}, nil
-	case spec.PeerPrefix == "":
+	if spec.PeerInterface != "" {
+		return place{link: spec.PeerInterface}, nil
+	}
+	if spec.PeerPrefix == "" {
 		addr, ok := parseAddr(spec.PeerAddress)
 		if !ok {
 			return place{}, fmt.Errorf("peerAddress: %q is not an address that a router can have", spec.PeerAddress)
@@ -63,13 +66,7 @@ func placeOf(spec *v1alpha1.BGPPeerSpec) (place, error) {
 }
 
 func placeOfSession(s *v1alpha1.PlannedSession) (place, bool) {
-	spec := &v1alpha1.BGPPeerSpec{PeerPrefix: s.PeerPrefix}
-	if name, ok := v1alpha1.InterfaceOf(s.PeerAddress); ok {
-		spec.PeerInterface = name
-	} else {
-		spec.PeerAddress = s.PeerAddress
-	}
-	at, err := placeOf(spec)
+	at, err := placeOf(&v1alpha1.BGPPeerSpec{PeerAddress: s.PeerAddress, PeerInterface: s.PeerInterface, PeerPrefix: s.PeerPrefix})
 	return at, err == nil
 }
 
