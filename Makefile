@@ -195,7 +195,7 @@ test-vm: root kube programs vm ## The tests of the virtual machine, and in it th
 
 # Not a part of `make test`: what it needs takes too long to build.
 .PHONY: test-cluster
-test-cluster: root cluster-parts ## The tests on the real cluster: install, reach, upgrade under traffic
+test-cluster: root cluster-parts ## The tests on the real cluster: install, reach, upgrade under traffic, uninstall
 	@cd e2e && GODWIT_CLUSTER_IMAGES="$$(VERSION='$(VERSION)' ../scripts/cluster-images ../dist/cluster | tr , :)" \
 		GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -timeout 20m -v -run '$(CLUSTER_TESTS)' ./cluster
 

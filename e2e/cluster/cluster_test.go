@@ -70,8 +70,8 @@ spec:
   - {name: echo, port: 53, targetPort: 5353, protocol: UDP}
 `
 
-// TestCluster installs Godwit on a real cluster, uses it and upgrades it under
-// traffic. It is run by `make test-cluster`.
+// TestCluster installs Godwit on a real cluster, uses it, upgrades it under
+// traffic, takes it away and installs it again. It is run by `make test-cluster`.
 func TestCluster(t *testing.T) {
 	if os.Getenv("GODWIT_CLUSTER_IMAGES") == "" {
 		t.Fatal("this test needs programs and images: run `make test-cluster`")
@@ -102,6 +102,7 @@ func TestCluster(t *testing.T) {
 	if err := c.Up(ctx, lab.NewProgress(os.Stdout)); err != nil {
 		t.Fatal(err)
 	}
+	before := c.snapshot(t)
 	for _, part := range []struct {
 		name string
 		run  func(*testing.T, *Cluster)
@@ -109,6 +110,9 @@ func TestCluster(t *testing.T) {
 		{"install", testInstall},
 		{"reach", testReach},
 		{"upgrade", testUpgrade},
+		{"uninstall", func(t *testing.T, c *Cluster) { testUninstall(t, c, before) }},
+		{"install again", testInstall},
+		{"reach again", testReach},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, c) }) {
 			t.FailNow()
