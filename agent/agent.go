@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -98,9 +99,11 @@ type Agent struct {
 	state nodeState
 }
 
-// plan is a plan with the generation of the object that it came in.
+// plan is a plan with the generation and UID of the object that it came in; one of
+// the checkpoint has no UID.
 type plan struct {
 	generation int64
+	uid        types.UID
 	spec       v1alpha1.NodeNetworkSpec
 }
 
@@ -280,7 +283,7 @@ func (a *Agent) watchPlan(ctx context.Context) {
 			a.log.Info("there is no plan for this node (yet); what works goes on working", "nodenetwork", a.o.Node)
 			return
 		}
-		p := plan{generation: n.Generation, spec: n.Spec}
+		p := plan{generation: n.Generation, uid: n.UID, spec: n.Spec}
 		select {
 		case <-a.plans: // an older one that nobody took
 		default:
@@ -338,7 +341,7 @@ func (a *Agent) report(ctx context.Context) {
 				continue
 			}
 			suspects.weigh(o.sessions, now)
-			events.look(o.sessions, now)
+			events.look(o.desired.expected(o.sessions), now)
 			wctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			err := w.write(wctx, o, now)
 			cancel()
@@ -377,6 +380,7 @@ func (a *Agent) observe(ctx context.Context) (*observation, bool) {
 		o.problems = append(o.problems, err)
 	}
 	o.blocks, o.routes = a.addresses.Blocks(), a.table.Status()
+	o.departed = a.learned.departed(o.desired.departedBlocks)
 	return o, true
 }
 

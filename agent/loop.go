@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/godwit-net/godwit/ipam"
 	"github.com/godwit-net/godwit/nat"
@@ -79,6 +80,7 @@ type worker struct {
 	drain                  drain
 	problem                []error // of the plan itself
 	told                   string  // problems as last logged
+	uid                    types.UID
 }
 
 func (w *worker) loadCheckpoint(ctx context.Context) error {
@@ -101,6 +103,12 @@ func (w *worker) take(ctx context.Context, p plan) {
 	w.state.plan, w.state.desired = &p, d
 	w.state.mu.Unlock()
 	w.addresses.SetPools(d.pools)
+	if w.uid != "" && p.uid != w.uid {
+		// The node was taken for gone: its blocks may be others' by now.
+		w.log.Warn("the plan of this node was deleted and made anew: making sure whose its blocks are")
+		w.addresses.Recheck()
+	}
+	w.uid = p.uid
 	names := map[string]bool{}
 	for _, ref := range d.passwords {
 		names[ref.Name] = true
@@ -195,13 +203,14 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 // left out, so that its session ends or does not begin.
 func (w *worker) speak(ctx context.Context, d desired, announce []netip.Prefix) []error {
 	c := d.speaker
-	c.Peers, c.Advertise = nil, announce
+	c.Peers, c.Advertise, c.Barred = nil, announce, slices.Clone(c.Barred)
 	var problems []error
 	for _, peer := range d.speaker.Peers {
 		if ref, ok := d.passwords[peer.Address]; ok {
 			password, err := w.passwords.get(ref)
 			if err != nil {
 				problems = append(problems, fmt.Errorf("session %s: %w", peer.Name, err))
+				c.Barred = append(c.Barred, peer.Address)
 				continue
 			}
 			peer.Password = password
