@@ -207,10 +207,11 @@ bench: root kube programs ## Measure against reference plugins, BIRD and FRR, in
 ## The house
 
 .PHONY: generate verify lint fmt
-generate: tools ## Generate CRDs, deep copies and the CNI service's code
+generate: tools kube ## Generate CRDs, install.yaml, deep copies and the CNI service's code
 	@scripts/install-packages protobuf-compiler
 	@controller-gen object:headerFile=/dev/null paths=./api/v1alpha1/...
 	@controller-gen crd paths=./api/v1alpha1/... output:crd:dir=config/crd
+	@GODWIT_UPDATE_GOLDENS=1 go test -count=1 -run '^TestInstallFile$$' ./config >/dev/null
 	@protoc --go_out=. --go_opt=module=github.com/godwit-net/godwit \
 		--go-ttrpc_out=. --go-ttrpc_opt=module=github.com/godwit-net/godwit api/cni/cni.proto
 

@@ -139,7 +139,7 @@ func TestNothingPrivileged(t *testing.T) {
 		}
 		drop, _, _ := unstructured.NestedStringSlice(context, "capabilities", "drop")
 		add, _, _ := unstructured.NestedStringSlice(context, "capabilities", "add")
-		want := map[string]string{"godwit-agent": "NET_ADMIN NET_BIND_SERVICE SYS_ADMIN", "godwit-controller": ""}[u.GetName()]
+		want := map[string]string{"godwit-agent": "NET_ADMIN NET_BIND_SERVICE NET_RAW SYS_ADMIN", "godwit-controller": ""}[u.GetName()]
 		if got := strings.Join(add, " "); got != want || strings.Join(drop, " ") != "ALL" {
 			t.Errorf("%s has the capabilities %q of those that are left of %v, want %q", u.GetName(), got, drop, want)
 		}
