@@ -109,6 +109,7 @@ func TestCluster(t *testing.T) {
 	}{
 		{"install", testInstall},
 		{"reach", testReach},
+		{"figures", testFigures},
 		{"upgrade", testUpgrade},
 		{"uninstall", func(t *testing.T, c *Cluster) { testUninstall(t, c, before) }},
 		{"install again", testInstall},

@@ -26,7 +26,7 @@ func testUninstall(t *testing.T, c *Cluster, before map[string]string) {
 		{"apply", "-k", filepath.Join(configDir, "uninstall")},
 		{"-n", "godwit-system", "rollout", "status", "daemonset/godwit-uninstall", "--timeout=2m"},
 		{"delete", "-k", filepath.Join(configDir, "uninstall"), "--cascade=foreground", "--wait"},
-		{"delete", "-k", filepath.Join(configDir, "default"), "--wait", "--timeout=2m"},
+		{"delete", "-k", filepath.Join(configDir, "default"), "--ignore-not-found", "--wait", "--timeout=2m"},
 	} {
 		_, err := c.Kubectl(ctx, args...)
 		must(t, err)
@@ -57,7 +57,7 @@ func (c *Cluster) snapshot(t *testing.T) map[string]string {
 			out, err := namespace.Run(t.Context(), c.Netns(n.Name), argv...)
 			must(t, err)
 			// kube-proxy's and portmap's own.
-			for _, other := range []string{"table ip kube-proxy\n", "table ip6 kube-proxy\n", "table inet cni_hostport\n"} {
+			for _, other := range []string{"table ip kube-proxy\n", "table ip6 kube-proxy\n", "table ip cni_hostport\n", "table ip6 cni_hostport\n"} {
 				out = strings.ReplaceAll(out, other, "")
 			}
 			s[n.Name+": "+strings.Join(argv, " ")] = out
