@@ -46,7 +46,7 @@ import (
 type Options struct {
 	Node      string // the node's name in the Kubernetes API
 	Namespace string // of the Secrets that hold passwords
-	RunDir    string // on tmpfs: socket, address records
+	RunDir    string // on tmpfs: socket, address records, passwords in use
 	StateDir  string // on disk: checkpoint
 	CNIConfig string // the file that runtimes read, written when the agent is ready; empty: none
 	// CNIPlugins is a folder of CNI plugins to install in CNIBin, the folder where
@@ -82,7 +82,9 @@ type Agent struct {
 	tunnels    *tunnel.Table
 	masquerade *nat.Table
 	addresses  *ipam.Node
+	store      BlockStore
 	server     *cni.Server
+	wirer      *wire.Wirer
 	speaker    bgp.Speaker
 	learned    *learned
 	underlay   *underlay
@@ -95,6 +97,8 @@ type Agent struct {
 
 	plans  chan plan         // the newest from the API; holds at most one
 	blocks chan []ipam.Block // the node's, as listed in the API
+
+	rewrite chan struct{} // the API may not have the status that was written; holds at most one
 
 	state nodeState
 }
@@ -134,13 +138,15 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		o:          o,
 		log:        o.Log,
 		underlay:   newUnderlay(o.Log.With("part", "underlay")),
-		passwords:  newPasswords(o.Client, o.Namespace),
+		passwords:  newPasswords(o.Client, o.Namespace, filepath.Join(o.RunDir, "passwords.json"), o.Log.With("part", "passwords")),
 		remote:     newRemoteBlocks(o.Client),
 		namespaces: newNamespaces(o.Client),
+		store:      BlockStore{Client: o.Client},
 		plans:      make(chan plan, 1),
 		blocks:     make(chan []ipam.Block, 1),
 		looping:    newPulse("the agent's loop"),
 		reporting:  newPulse("the reporter of the node's status"),
+		rewrite:    make(chan struct{}, 1),
 	}
 	for _, dir := range []string{o.RunDir, o.StateDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -160,16 +166,21 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if a.masquerade, err = nat.Open(); err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
+	a.learned = newLearned(a.table, a.tunnels, o.Log)
+	if a.store.Returned, err = openReturned(filepath.Join(o.StateDir, "returned.json")); err != nil {
+		a.log.Warn("can't tell which blocks an earlier agent gave back", "error", err)
+	}
 	a.addresses, err = ipam.Open(ipam.Options{
 		Node:  o.Node,
-		Store: BlockStore{Client: o.Client},
+		Store: a.store,
 		Dir:   filepath.Join(o.RunDir, "addresses"),
 		Log:   o.Log.With("part", "ipam"),
+
+		Elsewhere: a.learned.announced,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the address records: %w", err)
 	}
-	a.learned = newLearned(a.table, a.tunnels, o.Log)
 	if a.speaker, err = o.NewSpeaker(a.learned, restarting); err != nil {
 		return nil, fmt.Errorf("make the BGP speaker: %w", err)
 	}
@@ -194,14 +205,14 @@ func leaveMark(dir string) (before bool, err error) {
 
 // openCNI makes the CNI server and takes over the pods that are attached.
 func (a *Agent) openCNI(ctx context.Context) error {
-	wirer, err := wire.New(wire.Options{Log: a.log.With("part", "wire"), Sysctls: a.o.Sysctls})
-	if err != nil {
+	var err error
+	if a.wirer, err = wire.New(wire.Options{Log: a.log.With("part", "wire"), Sysctls: a.o.Sysctls}); err != nil {
 		return fmt.Errorf("open the pods' wiring: %w", err)
 	}
 	a.server = cni.NewServer(cni.Options{
 		Allocator: allocator{a},
 		Routes:    podRoutes{a.table},
-		Wirer:     wirer,
+		Wirer:     a.wirer,
 		Ready:     a.ready,
 		MTU:       a.podMTU,
 		Log:       a.log.With("part", "cni"),
@@ -275,27 +286,10 @@ func (a *Agent) stop(ctx context.Context) error {
 	)
 }
 
-// watchPlan hands the node's plan to the loop whenever it changes.
-func (a *Agent) watchPlan(ctx context.Context) {
-	key := client.ObjectKey{Name: a.o.Node}
-	watchOne(ctx, a.o.Client, key, &v1alpha1.NodeNetwork{}, &v1alpha1.NodeNetworkList{}, func(n *v1alpha1.NodeNetwork, found bool) {
-		if !found {
-			a.log.Info("there is no plan for this node (yet); what works goes on working", "nodenetwork", a.o.Node)
-			return
-		}
-		p := plan{generation: n.Generation, uid: n.UID, spec: n.Spec}
-		select {
-		case <-a.plans: // an older one that nobody took
-		default:
-		}
-		a.plans <- p // the only sender: there is room
-	})
-}
-
 // listBlocks reads the node's blocks from the API once, however long that takes.
 func (a *Agent) listBlocks(ctx context.Context) {
 	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
-		blocks, err := BlockStore{Client: a.o.Client}.ListNode(ctx, a.o.Node)
+		blocks, err := a.store.ListNode(ctx, a.o.Node)
 		if err == nil {
 			a.blocks <- blocks // never full: sent once
 			return
@@ -326,6 +320,7 @@ func (a *Agent) ready() error {
 func (a *Agent) report(ctx context.Context) {
 	w := newStatusWriter(a.o.Client, a.o.Node)
 	events, suspects := newTeller(a.o.Events, a.o.Node), suspicion{}
+	agreement := agreement{look: a.local}
 	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
 	var failed string
@@ -333,6 +328,8 @@ func (a *Agent) report(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-a.rewrite:
+			w.stale = true
 		case now := <-tick.C:
 			a.reporting.begin()
 			o, ok := a.observe(ctx)
@@ -340,6 +337,7 @@ func (a *Agent) report(ctx context.Context) {
 				a.reporting.end()
 				continue
 			}
+			o.differ = agreement.differences(ctx, now)
 			suspects.weigh(o.sessions, now)
 			events.look(o.desired.expected(o.sessions), now)
 			wctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -381,6 +379,12 @@ func (a *Agent) observe(ctx context.Context) (*observation, bool) {
 	}
 	o.blocks, o.routes = a.addresses.Blocks(), a.table.Status()
 	o.departed = a.learned.departed(o.desired.departedBlocks)
+	for _, r := range a.addresses.Records() {
+		if !r.Owner.IsNode() {
+			o.held = append(o.held, r.Address)
+		}
+	}
+	o.learned = a.learned.summary()
 	return o, true
 }
 

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
@@ -34,6 +38,7 @@ func TestAgainstAPIServer(t *testing.T) {
 		})
 	})
 	t.Run("fifty claimers", func(t *testing.T) { clearBlocks(t, c); testFiftyClaimers(t, c) })
+	t.Run("restored claims", func(t *testing.T) { clearBlocks(t, c); testRestoredClaims(t, c) })
 	t.Run("watch one", func(t *testing.T) { testWatchOne(t, c) })
 	t.Run("passwords", func(t *testing.T) { testPasswords(t, c) })
 	t.Run("status", func(t *testing.T) { testStatusWriter(t, c) })
@@ -193,7 +198,16 @@ func testWatchOne(t *testing.T, c client.WithWatch) {
 
 func testPasswords(t *testing.T, c client.WithWatch) {
 	ctx, cancel := context.WithCancel(t.Context())
-	p := newPasswords(c, "default")
+	file := filepath.Join(t.TempDir(), "passwords.json")
+	p := newPasswords(c, "default", file, slog.New(slog.DiscardHandler))
+	// The next agent, before the API has told it anything.
+	next := func(password, message string) {
+		t.Helper()
+		n := newPasswords(c, "default", file, slog.New(slog.DiscardHandler))
+		if got, err := n.get(v1alpha1.SecretKeyRef{Name: "tor1", Key: "password"}); got != password || !strings.Contains(text(err), message) {
+			t.Errorf("the next agent has password %q, error %v; want %q and %q", got, err, password, message)
+		}
+	}
 	defer p.wait()
 	defer cancel()
 	ref := v1alpha1.SecretKeyRef{Name: "tor1", Key: "password"}
@@ -226,11 +240,16 @@ func testPasswords(t *testing.T, c client.WithWatch) {
 			t.Fatal(err)
 		}
 		expect(word, "")
+		next(word, "")
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file of passwords: %v, %v", info, err)
 	}
 	if err := c.Delete(ctx, s); err != nil {
 		t.Fatal(err)
 	}
 	expect("", "does not exist")
+	next("", "has not been read yet")
 	p.want(ctx, nil)
 	expect("", "has not been read yet")
 }
@@ -332,8 +351,34 @@ func testStatusWriter(t *testing.T, c client.Client) {
 	if got := get(true).Sessions[0].RefusedCount; got != 2 {
 		t.Errorf("%d refused, want 2", got)
 	}
+	// After a failure the next write does not wait: the server may be back.
+	away, cancel := context.WithCancel(ctx)
+	cancel()
+	o.blocks[0].Allocated = 41
+	for after := 2*countInterval + 6*time.Second; !w.failed; after += time.Second {
+		_ = w.write(away, o, start.Add(after))
+	}
+	for w.counts.AllowN(start.Add(4*countInterval), 1) { // as if figures had been written
+	}
+	step(4 * countInterval)
+	if got := get(true).Blocks[0].Allocated; got != 41 {
+		t.Errorf("allocated %d, want 41", got)
+	}
+	// The server lost what was written.
+	lost := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+	if err := c.Status().Patch(ctx, lost, client.RawPatch(types.MergePatchType, []byte(`{"status":{"blocks":null}}`))); err != nil {
+		t.Fatal(err)
+	}
+	get(true)
+	step(4 * countInterval)
+	get(false)
+	w.stale = true
+	step(4 * countInterval)
+	if got := get(true).Blocks; len(got) != 1 {
+		t.Errorf("blocks %v, want those that were lost", got)
+	}
 	o.sessions, o.routes = nil, routes.Status{}
-	step(2*countInterval + 7*time.Second) // what is gone is gone
+	step(4*countInterval + time.Second) // what is gone is gone
 	if s := get(true); len(s.Sessions) != 0 || len(s.FailedRoutes) != 0 {
 		t.Errorf("sessions %v and failed routes %v are left", s.Sessions, s.FailedRoutes)
 	}

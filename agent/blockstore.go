@@ -17,6 +17,8 @@ import (
 // is its CIDR, so the API server lets one creator of a block win.
 type BlockStore struct {
 	Client client.Client
+	// Returned remembers what was given back; nil: nobody does.
+	Returned *returned
 }
 
 var _ ipam.BlockStore = BlockStore{}
@@ -47,15 +49,20 @@ func (s BlockStore) List(ctx context.Context, pool string) ([]ipam.Block, error)
 	}
 	var out []ipam.Block
 	for _, b := range all {
-		if b.Pool == pool {
-			out = append(out, b)
+		if b.Pool != pool {
+			continue
 		}
+		if b.back {
+			b.Node = "" // taken, and not to be taken for this node's
+		}
+		out = append(out, b.Block)
 	}
 	return out, nil
 }
 
 // ListNode implements ipam.BlockStore. Blocks are found by their label, so
-// that a node does not read those of all others; the spec has the last word.
+// that a node does not read those of all others; the spec has the last word. A
+// block that was given back and is there again is given back once more.
 func (s BlockStore) ListNode(ctx context.Context, node string) ([]ipam.Block, error) {
 	all, err := s.list(ctx, client.MatchingLabels{v1alpha1.NodeLabel: node})
 	if err != nil {
@@ -63,8 +70,14 @@ func (s BlockStore) ListNode(ctx context.Context, node string) ([]ipam.Block, er
 	}
 	var out []ipam.Block
 	for _, b := range all {
-		if b.Node == node {
-			out = append(out, b)
+		switch {
+		case b.Node != node:
+		case b.back:
+			if err := s.Delete(ctx, b.Block); err != nil {
+				return nil, err
+			}
+		default:
+			out = append(out, b.Block)
 		}
 	}
 	return out, nil
@@ -83,6 +96,9 @@ func (s BlockStore) Delete(ctx context.Context, b ipam.Block) error {
 	if have.Spec.NodeName != b.Node {
 		return nil
 	}
+	if err := s.Returned.add(have.UID); err != nil {
+		return err
+	}
 	// The very object that was looked at, not one that another node made since.
 	err = s.Client.Delete(ctx, &have, client.Preconditions{UID: &have.UID})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
@@ -94,19 +110,25 @@ func (s BlockStore) Delete(ctx context.Context, b ipam.Block) error {
 	return nil
 }
 
-func (s BlockStore) list(ctx context.Context, opts ...client.ListOption) ([]ipam.Block, error) {
+// listed is a block of the API; back tells that this node had given it back.
+type listed struct {
+	ipam.Block
+	back bool
+}
+
+func (s BlockStore) list(ctx context.Context, opts ...client.ListOption) ([]listed, error) {
 	var l v1alpha1.IPBlockList
 	if err := s.Client.List(ctx, &l, opts...); err != nil {
 		return nil, fmt.Errorf("list blocks: %w", err)
 	}
-	out := make([]ipam.Block, 0, len(l.Items))
+	out := make([]listed, 0, len(l.Items))
 	for i := range l.Items {
 		spec := &l.Items[i].Spec
 		cidr, err := netip.ParsePrefix(spec.CIDR)
 		if err != nil {
 			continue // the API server validates it; one that got by is nobody's
 		}
-		out = append(out, ipam.Block{CIDR: cidr, Pool: spec.Pool, Node: spec.NodeName})
+		out = append(out, listed{ipam.Block{CIDR: cidr, Pool: spec.Pool, Node: spec.NodeName}, s.Returned.has(l.Items[i].UID)})
 	}
 	return out, nil
 }

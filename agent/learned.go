@@ -52,6 +52,8 @@ type learned struct {
 	since   time.Time                  // when the first of pending came
 	known   map[netip.Prefix]bgp.Route // all that is learned
 	nodes   map[netip.Addr]int         // how many blocks are behind each
+	blocks  int                        // how many blocks of other nodes are known
+	digest  uint64                     // of them, as v1alpha1.BlockDigest
 }
 
 // batch is what the speaker told at once.
@@ -215,6 +217,8 @@ func (l *learned) note(changed []bgp.Route, gone []netip.Prefix) bool {
 	differs := false
 	drop := func(p netip.Prefix) {
 		if old := l.known[p]; old.FromNode {
+			l.blocks--
+			l.digest ^= v1alpha1.BlockDigest(p)
 			for _, a := range old.NextHops {
 				if l.nodes[a]--; l.nodes[a] == 0 {
 					delete(l.nodes, a)
@@ -237,6 +241,10 @@ func (l *learned) note(changed []bgp.Route, gone []netip.Prefix) bool {
 			}
 		}
 		drop(r.Prefix)
+		if r.FromNode {
+			l.blocks++
+			l.digest ^= v1alpha1.BlockDigest(r.Prefix)
+		}
 		l.known[r.Prefix] = r
 	}
 	for _, p := range gone {
@@ -244,6 +252,29 @@ func (l *learned) note(changed []bgp.Route, gone []netip.Prefix) bool {
 		delete(l.known, p)
 	}
 	return differs
+}
+
+// announced tells whether another node announces any of a block.
+func (l *learned) announced(block netip.Prefix) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.takePending()
+	if r, ok := l.known[block]; ok {
+		return r.FromNode
+	}
+	for p, r := range l.known {
+		if r.FromNode && p.Overlaps(block) {
+			return true
+		}
+	}
+	return false
+}
+
+// summary says which blocks of other nodes are known, as of the last settling.
+func (l *learned) summary() v1alpha1.LearnedBlocks {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return v1alpha1.NewLearnedBlocks(l.blocks, l.digest)
 }
 
 // nodeAddresses returns the nodes that have blocks, sorted, as of the last

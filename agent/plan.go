@@ -124,6 +124,12 @@ func (d *desired) addPool(p *v1alpha1.PlannedPool) error {
 		Name: p.Name, CIDR: cidr, BlockLen: int(p.BlockSize), Allocate: p.Allocate,
 		Restricted: p.NamespaceSelector != nil,
 	}
+	if p.MaxBlocksPerNode != nil {
+		pool.MaxBlocks = int(*p.MaxBlocksPerNode)
+	}
+	if p.EmptyBlockSeconds != nil {
+		pool.GiveBackAfter = time.Duration(*p.EmptyBlockSeconds) * time.Second
+	}
 	for _, s := range p.ReservedCIDRs {
 		r, err := netip.ParsePrefix(s)
 		if err != nil {

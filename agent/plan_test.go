@@ -29,6 +29,8 @@ pools:
   encapsulation: None
   natOutgoing: true
   allocate: true
+  maxBlocksPerNode: 3
+  emptyBlockSeconds: 60
   reservedCIDRs: [172.25.0.0/28]
 - name: old
   cidr: 172.26.0.0/16
@@ -110,7 +112,7 @@ func TestTranslateReferencePlan(t *testing.T) {
 		t.Errorf("speaker (-want +got):\n%s", diff)
 	}
 	pools := []ipam.Pool{
-		{Name: "default", CIDR: cidr("172.25.0.0/16"), BlockLen: 26, Reserved: []netip.Prefix{cidr("172.25.0.0/28")}, Allocate: true},
+		{Name: "default", CIDR: cidr("172.25.0.0/16"), BlockLen: 26, Reserved: []netip.Prefix{cidr("172.25.0.0/28")}, Allocate: true, MaxBlocks: 3, GiveBackAfter: time.Minute},
 		{Name: "old", CIDR: cidr("172.26.0.0/16"), BlockLen: 24},
 	}
 	if diff := cmp.Diff(pools, got.pools, compareNetip()); diff != "" {

@@ -28,6 +28,7 @@ const (
 	countInterval  = 10 * time.Second // how often mere figures are written, in the long run
 	countBurst     = 3                // how many such writes may come one upon the other
 	maxFailed      = 16               // failed routes in a status
+	maxDifferences = 16               // differences in a status
 )
 
 // observation is what an agent sees of its node at one moment.
@@ -46,6 +47,9 @@ type observation struct {
 	remote     bool  // the routes of other nodes' blocks come from the API
 	mtu        int
 	departed   []v1alpha1.DepartedBlock
+	held       []netip.Addr // addresses that pods have
+	learned    v1alpha1.LearnedBlocks
+	differ     []v1alpha1.Difference // what does not agree on the node
 }
 
 // status puts an observation into the API's words. old is the status before,
@@ -64,9 +68,13 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 	pods := 0
 	for _, b := range o.blocks {
 		pods += b.Allocated
-		s.Blocks = append(s.Blocks, v1alpha1.BlockStatus{CIDR: b.CIDR.String(), Pool: b.Pool, Allocated: int32(b.Allocated)})
+		s.Blocks = append(s.Blocks, v1alpha1.BlockStatus{
+			CIDR: b.CIDR.String(), Pool: b.Pool, Allocated: int32(b.Allocated), InUse: v1alpha1.OffsetsOf(b.CIDR, o.held).String(),
+		})
 	}
 	s.DepartedBlocks = o.departed
+	s.Learned = &o.learned
+	s.Differences = o.differ[:min(len(o.differ), maxDifferences)]
 	var down []string
 	expected := o.desired.expected(o.sessions)
 	for i := range expected {
@@ -169,8 +177,9 @@ func withoutCounts(s *v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStatus {
 	out := *s.DeepCopy()
 	out.Summary.Pods, out.Summary.Routes = 0, 0
 	for i := range out.Blocks {
-		out.Blocks[i].Allocated = 0
+		out.Blocks[i].Allocated, out.Blocks[i].InUse = 0, ""
 	}
+	out.Learned = nil
 	for i := range out.Sessions {
 		withoutSessionCounts(&out.Sessions[i])
 	}
@@ -190,6 +199,8 @@ type statusWriter struct {
 	node    string
 	written v1alpha1.NodeNetworkStatus
 	counts  *rate.Limiter // of writes that change figures alone
+	failed  bool          // the last write did, after which the next one does not wait
+	stale   bool          // the API may not have what was written
 }
 
 func newStatusWriter(c client.Client, node string) *statusWriter {
@@ -198,10 +209,10 @@ func newStatusWriter(c client.Client, node string) *statusWriter {
 
 func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time) error {
 	s := status(o, &w.written, metav1.NewTime(now.Truncate(time.Second)))
-	if reflect.DeepEqual(s, w.written) {
+	if !w.stale && reflect.DeepEqual(s, w.written) {
 		return nil
 	}
-	if reflect.DeepEqual(withoutCounts(&s), withoutCounts(&w.written)) && !w.counts.AllowN(now, 1) {
+	if !w.stale && !w.failed && reflect.DeepEqual(withoutCounts(&s), withoutCounts(&w.written)) && !w.counts.AllowN(now, 1) {
 		return nil
 	}
 	// "add" replaces what is there: the status is the agent's as a whole.
@@ -210,10 +221,11 @@ func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time)
 		return fmt.Errorf("encode status: %w", err)
 	}
 	obj := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: w.node}}
-	if err := w.client.Status().Patch(ctx, obj, client.RawPatch(types.JSONPatchType, patch)); err != nil {
+	err = w.client.Status().Patch(ctx, obj, client.RawPatch(types.JSONPatchType, patch))
+	if w.failed = err != nil; w.failed {
 		return fmt.Errorf("write status: %w", err)
 	}
-	w.written = s
+	w.written, w.stale = s, false
 	return nil
 }
 

@@ -132,23 +132,7 @@ const addressWait = 2 * time.Second
 // what comes in by a device without an address where it checks sources at all
 // (rp_filter, loose or strict), and other nodes may use the tunnel first.
 func (w *worker) tunnelAddress(ctx context.Context, d *desired, blocks []ipam.BlockUsage, dev *tunnel.Device) error {
-	var using, others []string
-	for _, p := range d.pools {
-		// A block of the node gives an address at once. Without one there will be one
-		// soon, as blocks are claimed ahead, and then another pass.
-		if p.CIDR.Addr().Is4() != dev.Local.Is4() || !slices.ContainsFunc(blocks, func(b ipam.BlockUsage) bool { return b.Pool == p.Name }) {
-			continue
-		}
-		if d.uses(p.Name, dev.Name()) {
-			using = append(using, p.Name)
-		} else {
-			others = append(others, p.Name)
-		}
-	}
-	pools := using
-	if len(pools) == 0 {
-		pools = others
-	}
+	pools := d.tunnelPools(blocks, dev)
 	if len(pools) == 0 {
 		return nil
 	}
@@ -164,6 +148,41 @@ func (w *worker) tunnelAddress(ctx context.Context, d *desired, blocks []ipam.Bl
 		dev.Addresses = append(dev.Addresses, r.Address)
 	}
 	return nil
+}
+
+// tunnelPools returns the pools that a device may have its address of. A pool that
+// gives out no new addresses here, and of which no pod has one any more, is left
+// out where there is another, so that its blocks can go.
+func (d *desired) tunnelPools(blocks []ipam.BlockUsage, dev *tunnel.Device) []string {
+	var using, leaving, others, leavingOthers []string
+	for _, p := range d.pools {
+		// A block of the node gives an address at once. Without one there will be one
+		// soon, as blocks are claimed ahead, and then another pass.
+		there, pods := false, 0
+		for _, b := range blocks {
+			if b.Pool == p.Name {
+				there, pods = true, pods+b.Allocated
+			}
+		}
+		uses, goes := d.uses(p.Name, dev.Name()), !p.Allocate && pods == 0
+		switch {
+		case !there || p.CIDR.Addr().Is4() != dev.Local.Is4():
+		case uses && goes:
+			leaving = append(leaving, p.Name)
+		case uses:
+			using = append(using, p.Name)
+		case goes:
+			leavingOthers = append(leavingOthers, p.Name)
+		default:
+			others = append(others, p.Name)
+		}
+	}
+	for _, pools := range [][]string{using, leaving, others} {
+		if len(pools) > 0 {
+			return pools
+		}
+	}
+	return leavingOthers
 }
 
 // uses reports whether packets to blocks of a pool go through a device.

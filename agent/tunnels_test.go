@@ -79,6 +79,33 @@ func TestTunnelTrouble(t *testing.T) {
 // A tunnel has an address before any pool uses it, moves to one of a pool that
 // does, and gives it up when it is not wanted any more, though an earlier life of
 // the agent made it.
+// A tunnel's own address must not keep the block of a pool that is to go, as long
+// as there is another.
+func TestTunnelPools(t *testing.T) {
+	d := translated(t, `{addresses: [10.211.55.101], routerID: 10.211.55.101, tunnels: [VXLAN], pools: [
+		{name: old, cidr: 172.20.0.0/16, blockSize: 26, encapsulation: VXLAN},
+		{name: new, cidr: 172.21.0.0/16, blockSize: 26, encapsulation: VXLAN, allocate: true},
+		{name: bare, cidr: 172.22.0.0/16, blockSize: 26, encapsulation: None, allocate: true}]}`)
+	dev := &tunnel.Device{Kind: tunnel.VXLAN, Local: netip.MustParseAddr("10.211.55.101")}
+	usage := func(cidr, pool string, pods int) ipam.BlockUsage {
+		return ipam.BlockUsage{Block: ipam.Block{CIDR: netip.MustParsePrefix(cidr), Pool: pool}, Allocated: pods, Own: 1}
+	}
+	for _, tt := range []struct {
+		blocks []ipam.BlockUsage
+		want   string
+	}{
+		{nil, "[]"},
+		{[]ipam.BlockUsage{usage("172.20.0.0/26", "old", 3), usage("172.21.0.0/26", "new", 0)}, "[old new]"},
+		{[]ipam.BlockUsage{usage("172.20.0.0/26", "old", 0), usage("172.21.0.0/26", "new", 0)}, "[new]"},
+		{[]ipam.BlockUsage{usage("172.20.0.0/26", "old", 0), usage("172.22.0.0/26", "bare", 0)}, "[old]"},
+		{[]ipam.BlockUsage{usage("172.22.0.0/26", "bare", 0)}, "[bare]"},
+	} {
+		if got := fmt.Sprint(d.tunnelPools(tt.blocks, dev)); got != tt.want {
+			t.Errorf("of blocks %v: %s, want %s", tt.blocks, got, tt.want)
+		}
+	}
+}
+
 func TestTunnelAddress(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	addresses, err := ipam.Open(ipam.Options{Node: "n1", Store: &ipamtest.Store{}, Dir: t.TempDir(), Log: log})

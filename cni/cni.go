@@ -104,6 +104,8 @@ type Attachment struct {
 	Network   string
 	Addresses []netip.Addr
 	HostLink  string
+
+	serial uint64 // tells it from one of the same owner that was before
 }
 
 // Server serves the verbs. Its methods may be called concurrently.
@@ -114,6 +116,7 @@ type Server struct {
 	mu sync.Mutex
 	// attached are the attachments that are complete.
 	attached map[ipam.Owner]Attachment
+	serial   uint64 // of the last one
 	// doomed are those given up whose addresses are not free yet.
 	doomed map[ipam.Owner]Attachment
 
@@ -154,6 +157,8 @@ func (s *Server) Attachments() []Attachment {
 func (s *Server) setAttached(a Attachment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.serial++
+	a.serial = s.serial
 	s.attached[a.Owner] = a
 }
 

@@ -134,6 +134,7 @@ type fakeNode struct {
 	attachErr, routeErr, doomErr, sweepErr error
 	attaching                              func(context.Context) // called in Attach
 	diffs                                  []string
+	late                                   string // container whose link comes after each List
 }
 
 func newFakeNode() *fakeNode {
@@ -211,7 +212,9 @@ func (f *fakeNode) List(context.Context) ([]wire.Link, error) {
 	defer f.mu.Unlock()
 	var list []wire.Link
 	for _, l := range f.links {
-		list = append(list, l)
+		if l.ContainerID != f.late {
+			list = append(list, l)
+		}
 	}
 	return list, nil
 }

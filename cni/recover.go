@@ -60,6 +60,15 @@ func (s *Server) Recover(ctx context.Context) ([]Attachment, error) {
 		s.setAttached(a)
 	}
 	for o, addresses := range recorded {
+		// An agent that was about to end may have attached it since the list.
+		l, live, err := s.o.Wirer.Find(ctx, o.ContainerID, o.Interface)
+		if err != nil {
+			return nil, fmt.Errorf("make sure that container %s is gone: %w", o.ContainerID, err)
+		}
+		if live {
+			s.setAttached(Attachment{Owner: o, Network: l.Network, Addresses: l.Addresses, HostLink: l.HostEnd})
+			continue
+		}
 		s.o.Log.Info("releasing the addresses of a container that went while no agent ran", "container", o.ContainerID, "addresses", addresses)
 		s.doom(Attachment{Owner: o, Addresses: addresses})
 	}

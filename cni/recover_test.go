@@ -66,6 +66,22 @@ func TestRecover(t *testing.T) {
 	}
 }
 
+// What is recorded and not among the links that were listed is looked for once
+// more before its address is freed: an agent that was about to end may have
+// attached it in between.
+func TestRecoverLooksOnceMore(t *testing.T) {
+	b := newBench(t, 8, Options{ReapDelay: time.Millisecond})
+	b.must(b.Add, request("late"))
+	b.must(b.Add, request("gone"))
+	b.stop()
+	b.node.vanish("gone")
+	b.node.late = "late"
+	if attached := b.start(Options{ReapDelay: time.Millisecond}); len(attached) != 1 || attached[0].Owner.ContainerID != "late" {
+		t.Errorf("attached: %+v", attached)
+	}
+	b.eventually("1 links, 1 routes, 1 records")
+}
+
 // The addresses of the node's own have no link, and no pod that could have gone.
 func TestNodesOwnAddressesStay(t *testing.T) {
 	b := newBench(t, 8, Options{ReapDelay: time.Millisecond})

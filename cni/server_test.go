@@ -421,6 +421,45 @@ func TestGCCollectsWhatTheRuntimeDoesNotKnow(t *testing.T) {
 	}
 }
 
+// GC looks at an attachment once more right before it goes: one that was made anew
+// after the runtime made its list stays, with its address.
+func TestGCSparesWhatIsAttachedAnew(t *testing.T) {
+	b := newBench(t, 8, Options{ReapDelay: time.Millisecond})
+	b.must(b.Add, request("c"))
+	a := b.Attachments()[0]
+	unlock, err := b.locks.lock(t.Context(), a.Owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	collected := make(chan *cniapi.Response)
+	all := &cniapi.Request{Config: []byte(`{"cniVersion":"1.1.0","name":"godwit","cni.dev/valid-attachments":[]}`)}
+	go func() {
+		resp, _ := b.GC(t.Context(), all)
+		collected <- resp
+	}()
+	waits := func() bool {
+		b.locks.mu.Lock()
+		defer b.locks.mu.Unlock()
+		return b.locks.held[a.Owner].users == 2
+	}
+	for deadline := time.Now().Add(5 * time.Second); !waits(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("GC does not wait for the container's lock")
+		}
+	}
+	b.setAttached(a) // as an ADD does that held the lock
+	unlock()
+	if resp := <-collected; resp.GetError() != nil {
+		t.Fatal(resp.GetError())
+	}
+	b.eventually("1 links, 1 routes, 1 records")
+	if left := b.Attachments(); len(left) != 1 {
+		t.Errorf("attached: %+v", left)
+	}
+	b.must(b.GC, all)
+	b.eventually("0 links, 0 routes, 0 records")
+}
+
 func TestStatus(t *testing.T) {
 	b := newBench(t, 1, Options{})
 	b.must(b.Status, &cniapi.Request{Config: []byte(plainConfig)})

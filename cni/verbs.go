@@ -121,7 +121,9 @@ func (s *Server) checkRecords(o ipam.Owner, addresses []netip.Addr) (diffs []str
 }
 
 // gc detaches all containers of the network but those that the configuration
-// names. An ADD that is being served while GC is is not in question.
+// names. An ADD that is being served while GC is is not in question: the
+// specification has runtimes do one or the other, and each attachment is looked at
+// once more, under its lock, right before it goes.
 func (s *Server) gc(ctx context.Context, c config) error {
 	valid := map[ipam.Owner]bool{}
 	for _, v := range c.ValidAttachments {
@@ -149,6 +151,11 @@ func (s *Server) collect(ctx context.Context, a Attachment) error {
 		return err
 	}
 	defer unlock()
+	// Whoever held the lock may have attached the container anew, after the runtime
+	// made its list.
+	if now, attached, _ := s.known(a.Owner); !attached || now.serial != a.serial {
+		return nil
+	}
 	return s.detach(ctx, a.Owner, a.Network)
 }
 

@@ -34,6 +34,7 @@ import (
 	crcontroller "sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -108,7 +109,11 @@ func New(cfg *rest.Config, o Options) (manager.Manager, error) {
 	if err := newPlanner(mgr.GetClient(), recorder).setUp(mgr); err != nil {
 		return nil, fmt.Errorf("set up the planner: %w", err)
 	}
-	if err := (&counter{client: mgr.GetClient()}).setUp(mgr); err != nil {
+	pools := newPoolMetrics()
+	if err := pools.register(metrics.Registry); err != nil {
+		return nil, err
+	}
+	if err := (&counter{client: mgr.GetClient(), metrics: pools}).setUp(mgr); err != nil {
 		return nil, fmt.Errorf("set up the counter: %w", err)
 	}
 	delay := o.BlockReleaseDelay

@@ -56,6 +56,8 @@ func TestController(t *testing.T) {
 		{"encapsulations change", testEncapsulation},
 		{"topologies change", testTopology},
 		{"figures of pools", testFigures},
+		{"pools that fill", testPoolsFill},
+		{"pools that are to go", testPoolsGo},
 		{"a node is deleted and made anew", testNodeIsBack},
 		{"a node is deleted for good", testNodeIsGone},
 		{"a deleted node lives on", testNodeLivesOn},
@@ -255,7 +257,13 @@ func testOverlaps(t *testing.T, cfg *rest.Config, a api) {
 	a.planOf("n1", "the pool wide alone", func(s v1alpha1.NodeNetworkSpec) bool { return len(s.Pools) == 1 && s.Pools[0].Name == "wide" })
 	a.hasEvent("IPPool", "narrow", "Warning", "Overlaps")
 
+	// As long as it is in use it stays, deleted or not.
 	a.remove(pool("wide", ""))
+	a.poolIs("wide", "False Deleting: the pool is being deleted: it gives out no new addresses, and goes when no node has a block of it")
+	a.poolIs("narrow", "False Overlaps: 172.25.64.0/20 overlaps 172.25.0.0/16 of pool wide, which came first: delete one of the two")
+	report(a, "n1", carriedOut(a, "n1"))
+	a.remove(block("172.25.0.0/26", "", ""))
+	a.isGone(pool("wide", ""))
 	a.poolIs("narrow", "True Ready: 1 of 1 nodes take blocks of the pool")
 	a.hasEvent("IPPool", "narrow", "Normal", "Ready")
 	change(a, pool("narrow", ""), func(p *v1alpha1.IPPool) { p.Spec.Disabled = true })

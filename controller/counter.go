@@ -19,7 +19,8 @@ import (
 // counter keeps the figures of pools. They change with every pod, plans don't:
 // hence the two are apart.
 type counter struct {
-	client client.Client
+	client  client.Client
+	metrics *poolMetrics
 }
 
 func (r *counter) setUp(mgr manager.Manager) error {
@@ -55,13 +56,15 @@ func (r *counter) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile
 		}
 	}
 	usages := plan.Usages(pools.Items, blocks.Items, networks.Items)
+	r.metrics.set(usages)
 	var errs []error
 	for i := range pools.Items {
 		old := &pools.Items[i]
 		obj := old.DeepCopy()
 		u := usages[obj.Name]
 		obj.Status.Blocks, obj.Status.Capacity = u.Blocks, u.Capacity
-		obj.Status.Allocated, obj.Status.Summary = u.Allocated, u.Summary
+		obj.Status.Free, obj.Status.Addresses = u.Free, u.Addresses
+		obj.Status.Allocated, obj.Status.Summary, obj.Status.Left = u.Allocated, u.Summary, u.Left
 		if reflect.DeepEqual(old.Status, obj.Status) {
 			continue
 		}

@@ -259,6 +259,18 @@ func (a api) peerIs(name, want string) {
 func (a api) clear() {
 	a.t.Helper()
 	ctx := context.Background()
+	// The controller that would let pools go has ended.
+	var pools v1alpha1.IPPoolList
+	if err := a.List(ctx, &pools); err != nil {
+		a.t.Error(err)
+	}
+	for i := range pools.Items {
+		old := pools.Items[i].DeepCopy()
+		pools.Items[i].Finalizers = nil
+		if err := client.IgnoreNotFound(a.Patch(ctx, &pools.Items[i], client.MergeFrom(old))); err != nil {
+			a.t.Error(err)
+		}
+	}
 	for _, o := range []client.Object{
 		&corev1.Node{}, &v1alpha1.NodeNetwork{}, &v1alpha1.IPBlock{}, &v1alpha1.IPPool{},
 		&v1alpha1.BGPPeer{}, &v1alpha1.BGPFilter{}, &v1alpha1.BGPConfig{}, &v1alpha1.NetworkConfig{},

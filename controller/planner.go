@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -248,6 +249,9 @@ func (r *planner) writePools(ctx context.Context, p *plan.Plan, in plan.Input) e
 	var errs []error
 	for i := range in.Pools {
 		old := &in.Pools[i]
+		if err := r.holdPool(ctx, old, p.Holds(old.Name)); err != nil {
+			errs = appendFound(errs, err, "write the finalizers of IPPool "+old.Name)
+		}
 		obj := old.DeepCopy()
 		conditions := p.Pools[obj.Name]
 		if !setConditions(&obj.Status.Conditions, conditions, obj.Generation) {
@@ -262,6 +266,23 @@ func (r *planner) writePools(ctx context.Context, p *plan.Plan, in plan.Input) e
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// holdPool gives a pool that must not go the finalizer that keeps it, and takes it
+// from one that may.
+func (r *planner) holdPool(ctx context.Context, old *v1alpha1.IPPool, hold bool) error {
+	obj := old.DeepCopy()
+	changed := false
+	switch {
+	case !hold:
+		changed = controllerutil.RemoveFinalizer(obj, v1alpha1.PoolFinalizer)
+	case old.DeletionTimestamp == nil: // else none may be added
+		changed = controllerutil.AddFinalizer(obj, v1alpha1.PoolFinalizer)
+	}
+	if !changed {
+		return nil
+	}
+	return r.client.Patch(ctx, obj, client.MergeFromWithOptions(old, client.MergeFromWithOptimisticLock{}))
 }
 
 // setConditions makes the conditions those that are wanted and no others, and
@@ -308,10 +329,11 @@ func (r *planner) transition(obj client.Object, before []metav1.Condition, now m
 	if old != nil && old.Status == now.Status && old.Reason == now.Reason {
 		return
 	}
-	if old == nil && now.Reason == plan.ReasonApplied {
+	if old == nil && (now.Reason == plan.ReasonApplied || now.Reason == plan.ReasonEnough) {
 		return // there was nothing before it
 	}
-	if now.Status == metav1.ConditionTrue || now.Reason == plan.ReasonDisabled || now.Reason == plan.ReasonWaitingForTunnels {
+	asked := []string{plan.ReasonDisabled, plan.ReasonDeleting, plan.ReasonInUse, plan.ReasonWaitingForTunnels}
+	if now.Status == metav1.ConditionTrue || slices.Contains(asked, now.Reason) {
 		r.recorder.tell(obj, now.Reason, now.Message)
 		return
 	}

@@ -51,7 +51,8 @@ type Env struct {
 }
 
 // Run runs the command that args name and returns the program's exit status: 0,
-// 1 for an error, or 2 when --exit-code was given and something is not well.
+// 1 for an error, or 2 when something is not well: status says so with
+// --exit-code, ipam check always.
 func Run(ctx context.Context, env Env, args []string) int {
 	cmd := newCommand(env) //nolint:contextcheck // cobra hands ctx to the commands
 	cmd.SetArgs(args)
@@ -76,7 +77,8 @@ func newCommand(env Env) *cobra.Command {
 pools and tunnels. It reads the cluster's API and changes nothing.`,
 		Example: `  godwitctl status                 everything on one screen
   godwitctl status -o json | jq '.sessions[] | select(.state != "Established")'
-  godwitctl status --exit-code     exit with 2 when something is not well`,
+  godwitctl status --exit-code     exit with 2 when something is not well
+  godwitctl ipam check             name what does not agree about blocks and addresses`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -89,7 +91,7 @@ pools and tunnels. It reads the cluster's API and changes nothing.`,
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see %s --help)", err, c.CommandPath())
 	})
-	cmd.AddCommand(statusCommand(env, access), versionCommand(env))
+	cmd.AddCommand(statusCommand(env, access), ipamCommand(env, access), versionCommand(env))
 	return cmd
 }
 

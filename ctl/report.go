@@ -287,11 +287,13 @@ func (r *Report) addPool(p *v1alpha1.IPPool, planned string) {
 		Allocated: p.Status.Allocated,
 		Ready:     c.Status == metav1.ConditionTrue, Reason: c.Reason, Message: c.Message,
 	})
-	if c.Status != metav1.ConditionTrue && !p.Spec.Disabled {
+	if c.Status != metav1.ConditionTrue && !p.Closing() {
 		r.problem("IPPool", p.Name, c.Reason, c.Message)
 	}
-	if e := apimeta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionEncapsulationApplied); e != nil && e.Status != metav1.ConditionTrue {
-		r.problem("IPPool", p.Name, e.Reason, e.Message)
+	for _, kind := range []string{v1alpha1.ConditionHasRoom, v1alpha1.ConditionEncapsulationApplied} {
+		if e := apimeta.FindStatusCondition(p.Status.Conditions, kind); e != nil && e.Status != metav1.ConditionTrue {
+			r.problem("IPPool", p.Name, e.Reason, e.Message)
+		}
 	}
 }
 

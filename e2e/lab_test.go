@@ -56,6 +56,7 @@ func TestLab(t *testing.T) {
 		{"BadRequests", testBadRequests},
 		{"DeletedNode", testDeletedNode},
 		{"DepartedNode", testDepartedNode},
+		{"PoolMigration", testPoolMigration},
 		{"Churn", testChurn},
 		{"APIServerAway", testAPIServerAway},
 	} {

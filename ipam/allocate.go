@@ -260,7 +260,7 @@ func (n *Node) await(ctx context.Context, s *shortage) error {
 	now := n.o.Now()
 	var target *pool
 	for _, name := range s.pools {
-		if p := n.pools[name]; p.usable() && (p.exhausted == nil || !now.Before(p.retryAt)) {
+		if p := n.pools[name]; p.usable() && !n.full(p) && (p.exhausted == nil || !now.Before(p.retryAt)) {
 			target = p
 			break
 		}
@@ -297,7 +297,11 @@ func (n *Node) exhausted(names []string) error {
 	var why []string
 	for _, name := range names {
 		reason := "is no more in use"
-		if p := n.pools[name]; p.usable() && p.exhausted != nil {
+		switch p := n.pools[name]; {
+		case p.usable() && n.full(p):
+			reason = fmt.Sprintf("this node has all blocks of %s that it may have (maxBlocksPerNode of IPPool %s is %d), and each of their addresses "+
+				"is in use: raise maxBlocksPerNode, or run fewer pods on node %s", p.CIDR, name, p.MaxBlocks, n.o.Node)
+		case p.usable() && p.exhausted != nil:
 			reason = p.exhausted.Reason
 		}
 		if len(names) > 1 {

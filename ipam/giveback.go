@@ -36,7 +36,7 @@ func (n *Node) takeOut() (time.Duration, []*block) {
 			if !n.spare(b) {
 				continue
 			}
-			if left := b.emptySince.Add(n.o.GiveBackAfter).Sub(now); left > 0 {
+			if left := b.emptySince.Add(n.giveBackAfter(b)).Sub(now); left > 0 {
 				pause = min(pause, left)
 				continue
 			}
@@ -56,6 +56,14 @@ func (n *Node) takeOut() (time.Duration, []*block) {
 		}
 	}
 	return pause, due
+}
+
+// giveBackAfter is how long a block must be empty before it is given back.
+func (n *Node) giveBackAfter(b *block) time.Duration {
+	if p := n.pools[b.Pool]; p != nil && p.GiveBackAfter > 0 {
+		return p.GiveBackAfter
+	}
+	return n.o.GiveBackAfter
 }
 
 // spare tells whether the node can do without a block, now: it is empty, and if

@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 // Pool is what a node needs to know of a pool.
@@ -36,6 +37,12 @@ type Pool struct {
 	// namespaces): a node claims a block of it when the first such pod comes, not
 	// before.
 	Restricted bool
+	// MaxBlocks is how many blocks of the pool the node may have before it claims no
+	// more; 0: any number.
+	MaxBlocks int
+	// GiveBackAfter is how long a block must be empty before it is given back; 0: as
+	// Options say.
+	GiveBackAfter time.Duration
 }
 
 // Block is a claimed block.

@@ -37,9 +37,14 @@ type Options struct {
 	// ClaimTimeout bounds how long Allocate waits for a block to be claimed, besides
 	// its context. DefaultClaimTimeout when 0.
 	ClaimTimeout time.Duration
-	// GiveBackAfter is how long a block must be empty before it is given back.
-	// DefaultGiveBackAfter when 0; never when negative.
+	// GiveBackAfter is how long a block must be empty before it is given back, where
+	// its pool does not say. DefaultGiveBackAfter when 0; never, of any pool, when
+	// negative.
 	GiveBackAfter time.Duration
+	// Elsewhere tells whether another node announces a block, as far as is known: such
+	// a block is not claimed, whatever the store says. It is called with the node's
+	// lock held. Nobody announces anything when nil.
+	Elsewhere func(netip.Prefix) bool
 	// Log tells of claims and of what is wrong; slog.Default when nil.
 	Log *slog.Logger
 	// Now is the clock; time.Now when nil.
@@ -55,22 +60,24 @@ type Node struct {
 	kick          chan struct{} // wakes Run
 	learning      chan struct{} // held by whoever runs learn
 
-	mu        sync.Mutex
-	dir       *recordDir
-	records   map[netip.Addr]Record
-	owners    map[Owner][]netip.Addr
-	freed     map[netip.Addr]uint64 // released addresses: the number of the release
-	pools     map[string]*pool
-	order     []string // names of pools in the order that SetPools got
-	blocks    map[netip.Prefix]*block
-	byPool    map[string][]*block // sorted
-	lists     map[string][]string // pools' names in the orders that pods asked for
-	wake      chan struct{}       // closed and replaced when Allocate should look again
-	learned   bool                // the store's list of our blocks was seen, and no claim since is in doubt
-	claims    int                 // claims and lists under way
-	returning chan struct{}       // closed when the Delete that is under way ends; else nil
-	poolsSet  bool                // SetPools was called
-	running   bool
+	mu          sync.Mutex
+	dir         *recordDir
+	records     map[netip.Addr]Record
+	owners      map[Owner][]netip.Addr
+	freed       map[netip.Addr]uint64 // released addresses: the number of the release
+	pools       map[string]*pool
+	order       []string // names of pools in the order that SetPools got
+	blocks      map[netip.Prefix]*block
+	byPool      map[string][]*block // sorted
+	lists       map[string][]string // pools' names in the orders that pods asked for
+	wake        chan struct{}       // closed and replaced when Allocate should look again
+	learned     bool                // the store's list of our blocks was seen, and no claim since is in doubt
+	claims      int                 // claims and lists under way
+	returning   chan struct{}       // closed when the Delete that is under way ends; else nil
+	poolsSet    bool                // SetPools was called
+	waiting     bool                // a block of the store is left alone, as another node announces it
+	lostAskedAt time.Time           // when the node last asked for its lost blocks
+	running     bool
 }
 
 // pool is a pool and what became of claims.
@@ -103,6 +110,9 @@ func Open(o Options) (*Node, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Elsewhere == nil {
+		o.Elsewhere = func(netip.Prefix) bool { return false }
 	}
 	dir, records, free, err := openRecords(o.Dir, o.Log)
 	if err != nil {
@@ -169,7 +179,8 @@ func (n *Node) SetPools(pools []Pool) {
 
 func equalPools(a, b Pool) bool {
 	return a.Name == b.Name && a.CIDR == b.CIDR && a.BlockLen == b.BlockLen &&
-		a.Allocate == b.Allocate && a.Restricted == b.Restricted && slices.Equal(a.Reserved, b.Reserved)
+		a.Allocate == b.Allocate && a.Restricted == b.Restricted && a.MaxBlocks == b.MaxBlocks &&
+		a.GiveBackAfter == b.GiveBackAfter && slices.Equal(a.Reserved, b.Reserved)
 }
 
 // applyPool gives a block the reserved ranges of its pool.
@@ -289,6 +300,28 @@ func (n *Node) Blocks() []BlockUsage {
 	for _, b := range n.blocks {
 		if b.state == blockHeld {
 			out = append(out, BlockUsage{Block: b.Block, Allocated: b.used - own[b], Own: own[b], Capacity: b.capacity})
+		}
+	}
+	slices.SortFunc(out, func(a, b BlockUsage) int { return comparePrefixes(a.CIDR, b.CIDR) })
+	return out
+}
+
+// Lost returns the blocks that the node believed to have and that are another
+// node's by now, and of which pods still have addresses, sorted by CIDR.
+// Nothing of them is given out.
+func (n *Node) Lost() []BlockUsage {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	pods := map[*block]int{}
+	for _, r := range n.records {
+		if !r.Owner.IsNode() {
+			pods[n.blockOf(r.Address)]++
+		}
+	}
+	var out []BlockUsage
+	for _, b := range n.blocks {
+		if b.state == blockLost && pods[b] > 0 {
+			out = append(out, BlockUsage{Block: b.Block, Allocated: pods[b], Capacity: b.capacity})
 		}
 	}
 	slices.SortFunc(out, func(a, b BlockUsage) int { return comparePrefixes(a.CIDR, b.CIDR) })

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -16,6 +17,9 @@ const (
 	giveBackGrace = 10 * time.Second
 	// giveBackRetry is how soon a Delete that failed, or had to wait, is tried again.
 	giveBackRetry = 5 * time.Second
+
+	// lostRetry is how often a node asks whether a block that it lost is free again.
+	lostRetry = 30 * time.Second
 
 	storeBackoffMin = 100 * time.Millisecond
 	storeBackoffMax = 5 * time.Second
@@ -57,7 +61,7 @@ func (n *Node) Run(ctx context.Context) error {
 			}
 		} else {
 			backoff = 0
-			pause = min(n.replenish(ctx), n.giveBack(ctx))
+			pause = min(n.replenish(ctx), n.giveBack(ctx), n.askForLost())
 		}
 		// A pause after a failure is not cut short by kicks: they come with every pod.
 		kick := n.kick
@@ -67,6 +71,41 @@ func (n *Node) Run(ctx context.Context) error {
 		_ = wait(ctx, kick, pause)
 	}
 	return nil
+}
+
+// Verify makes the node ask the store anew which blocks are its own: those that
+// the store does not have are claimed again, those that are another node's by now
+// are lost, and those that were lost are the node's again when nobody else has
+// them. It is for when the store may have lost something, as one does that is
+// restored from a snapshot. It does not wait.
+func (n *Node) Verify() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.learned = false
+	for _, b := range n.blocks {
+		b.confirmed = false
+	}
+	poke(n.kick)
+}
+
+// askForLost makes the node ask again for blocks that it lost, or that it leaves
+// alone, when it is time, and returns when that is.
+func (n *Node) askForLost() time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	lost := n.waiting
+	for _, b := range n.blocks {
+		lost = lost || b.state == blockLost
+	}
+	now := n.o.Now()
+	switch left := n.lostAskedAt.Add(lostRetry).Sub(now); {
+	case !lost:
+		return forever
+	case left > 0:
+		return left
+	}
+	n.lostAskedAt, n.learned = now, false
+	return 0
 }
 
 // learnIn is learn, bounded.
@@ -116,6 +155,9 @@ func (n *Node) wanted() ([]string, time.Duration) {
 			if free >= n.lowWater(p) {
 				break
 			}
+			if n.full(p) {
+				continue
+			}
 			next := p.retryAt
 			if p.exhausted != nil {
 				next = p.exhaustedAt.Add(aheadRetry)
@@ -131,6 +173,21 @@ func (n *Node) wanted() ([]string, time.Duration) {
 		}
 	}
 	return names, pause
+}
+
+// full tells whether the node has as many blocks of a pool as it may have. n.mu
+// is held.
+func (n *Node) full(p *pool) bool {
+	if p.MaxBlocks <= 0 {
+		return false
+	}
+	held := 0
+	for _, b := range n.byPool[p.Name] {
+		if b.state == blockHeld {
+			held++
+		}
+	}
+	return held >= p.MaxBlocks
 }
 
 // unrestricted returns the pools that pods of any namespace use.
@@ -153,7 +210,7 @@ func (n *Node) claim(ctx context.Context, name string, needed func() bool) error
 	p := n.pools[name]
 	var other <-chan struct{}
 	switch {
-	case !p.usable() || !needed() || n.takeBack(name):
+	case !p.usable() || !needed() || n.takeBack(name) || n.full(p):
 		n.mu.Unlock()
 		return nil
 	case p.flight != nil:
@@ -188,12 +245,13 @@ func (n *Node) claimBlock(ctx context.Context, p Pool, needed func() bool) (Bloc
 		return Block{}, err
 	}
 	n.mu.Lock()
-	enough := !needed()
+	now := n.pools[p.Name]
+	enough := !needed() || now != nil && n.full(now)
 	n.mu.Unlock()
 	if enough {
 		return Block{}, nil
 	}
-	return Claim(ctx, n.o.Store, p, n.o.Node, n.isOurs)
+	return Claim(ctx, n.o.Store, p, n.o.Node, func(cidr netip.Prefix) bool { return n.isOurs(cidr) || n.o.Elsewhere(cidr) })
 }
 
 // settle notes what became of a claim. n.mu is held.
@@ -250,7 +308,10 @@ func (n *Node) learn(ctx context.Context) error {
 	n.learned = true
 	var suspects []Block
 	for _, b := range n.blocks {
-		if !b.confirmed && b.state == blockHeld {
+		switch {
+		case b.state == blockLost && b.used == 0:
+			n.dropBlock(b)
+		case !b.confirmed && (b.state == blockHeld || b.state == blockLost):
 			suspects = append(suspects, b.Block)
 		}
 	}
@@ -279,8 +340,17 @@ func (n *Node) listOwn(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	added := false
+	n.waiting = false
 	for _, b := range listed {
-		if b.Node == n.o.Node && n.addBlock(b, true) {
+		if b.Node != n.o.Node {
+			continue
+		}
+		if n.blocks[b.CIDR] == nil && n.o.Elsewhere(b.CIDR) {
+			n.o.Log.Error("a block is this node's in the store, but another node announces it: it is left alone until that ends", "block", b.CIDR, "pool", b.Pool)
+			n.waiting = true
+			continue
+		}
+		if n.addBlock(b, true) {
 			added = true
 			n.o.Log.Info("have a block", "block", b.CIDR, "pool", b.Pool)
 		}
@@ -317,9 +387,11 @@ func (n *Node) confirm(ctx context.Context, b Block) error {
 	switch {
 	case have == nil:
 		return err
+	case errors.Is(err, ErrBlockExists) && have.state == blockLost:
+		return nil
 	case errors.Is(err, ErrBlockExists):
-		have.state = blockLost
-		n.o.Log.Error("a block of this node's checkpoint belongs to another node; its addresses are given out no more",
+		have.state, have.confirmed = blockLost, false
+		n.o.Log.Error("a block that this node had belongs to another node by now; it is neither announced nor given out any more",
 			"block", b.CIDR, "pool", b.Pool, "addresses in use", have.used)
 		n.signal(true)
 		return nil
@@ -328,5 +400,10 @@ func (n *Node) confirm(ctx context.Context, b Block) error {
 	}
 	have.confirmed = true
 	n.o.Log.Info("claimed a block again that the store did not have", "block", b.CIDR, "pool", b.Pool)
+	if have.state == blockLost {
+		have.state, have.emptySince = blockHeld, n.o.Now()
+		n.signal(true)
+		n.wakeWaiters()
+	}
 	return nil
 }

@@ -476,6 +476,82 @@ func TestGiveBackIsReconsidered(t *testing.T) {
 	})
 }
 
+// A pool's own time counts, and the last block stays whatever it is.
+func TestGiveBackAfterThePoolsTime(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		quick, usual := pool("quick", "10.0.0.0/24", 26), pool("usual", "fd00::/120", 122)
+		quick.GiveBackAfter = time.Minute
+		b := newBed(t, quick, usual)
+		b.SetBlocks([]ipam.Block{
+			block("10.0.0.0/26", "quick", "n1"), block("10.0.0.64/26", "quick", "n1"), block("fd00::/122", "usual", "n1"), block("fd00::40/122", "usual", "n1"),
+		})
+		defer b.run()()
+		time.Sleep(time.Minute - time.Second)
+		if got := len(b.Blocks()); got != 4 {
+			t.Errorf("%d blocks are held before the time is over, want 4", got)
+		}
+		time.Sleep(2 * time.Second)
+		b.wantBlocks("10.0.0.0/26 quick 0/64", "fd00::/122 usual 0/64", "fd00::40/122 usual 0/64")
+		time.Sleep(ipam.DefaultGiveBackAfter + 24*time.Hour)
+		b.wantBlocks("10.0.0.0/26 quick 0/64", "fd00::/122 usual 0/64")
+		b.wantStore("10.0.0.0/26 pool=quick node=n1", "fd00::/122 pool=usual node=n1")
+		// The pool is disabled: now the last one goes, too.
+		quick.Allocate = false
+		b.SetPools([]ipam.Pool{quick, usual})
+		time.Sleep(2 * time.Minute)
+		b.wantBlocks("fd00::/122 usual 0/64")
+	})
+}
+
+// The limit of blocks is the node's, not that of the pool: it claims no more, says
+// so, and goes on when it may have more, or an address is free.
+func TestMaxBlocks(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		p := pool("a", "10.0.0.0/24", 30)
+		p.MaxBlocks = 2
+		b := newBed(t, p)
+		defer b.run()()
+		for i := range 8 {
+			b.mustAdd(fmt.Sprint(i), "a")
+		}
+		start := time.Now()
+		_, err := b.add("8", "a")
+		const want = "no free address in IP pools [a]: this node has all blocks of 10.0.0.0/24 that it may have (maxBlocksPerNode of IPPool a is 2), " +
+			"and each of their addresses is in use: raise maxBlocksPerNode, or run fewer pods on node n1"
+		if err == nil || err.Error() != want || !errors.As(err, new(*ipam.ExhaustedError)) {
+			t.Errorf("beyond the limit: %v\nwant %s", err, want)
+		}
+		if took := time.Since(start); took != 0 {
+			t.Errorf("it took %v to find out", took)
+		}
+		if creates := b.store.Count(ipamtest.Create); creates != 2 {
+			t.Errorf("%d claims, want 2", creates)
+		}
+		b.del("3")
+		if got := b.mustAdd("8", "a"); got == "" {
+			t.Error("no address although one is free")
+		}
+		// The next pool of the family steps in, claimed ahead.
+		b.SetPools([]ipam.Pool{p, pool("b", "10.1.0.0/24", 30)})
+		synctest.Wait()
+		if got := b.mustAdd("9", "a", "b"); !strings.HasPrefix(got, "10.1.0.") {
+			t.Errorf("got %s, want one of the next pool", got)
+		}
+		// The limit is raised.
+		p.MaxBlocks = 3
+		b.SetPools([]ipam.Pool{p})
+		if got := b.mustAdd("10", "a"); !strings.HasPrefix(got, "10.0.0.") {
+			t.Errorf("got %s, want one of a third block", got)
+		}
+		// It is lowered: what is there stays.
+		p.MaxBlocks = 1
+		b.SetPools([]ipam.Pool{p})
+		if got := strings.Count(b.blocks(), " a "); got != 3 {
+			t.Errorf("%d blocks after the limit was lowered, want 3", got)
+		}
+	})
+}
+
 func TestGiveBackNever(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		b := newBed(t)

@@ -59,6 +59,7 @@ func (e Encapsulation) CrossSubnet() bool {
 // +kubebuilder:printcolumn:name="Allocated",type=integer,JSONPath=`.status.allocated`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Left",type=string,JSONPath=`.status.left`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type IPPool struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -125,6 +126,20 @@ type IPPoolSpec struct {
 	// +optional
 	Disabled bool `json:"disabled,omitempty"`
 
+	// How many blocks of the pool a node may claim: any number when not given. Blocks
+	// that a node has beyond it, as it was lowered, stay until they are empty.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	MaxBlocksPerNode *int32 `json:"maxBlocksPerNode,omitempty"`
+
+	// For how many seconds a block must have had no address in use before its node
+	// gives it back: 600 when not given. The last block that a node has of a pool
+	// stays, unless the pool is disabled or the node is not among its nodes any more.
+	// +optional
+	// +kubebuilder:validation:Minimum=10
+	// +kubebuilder:validation:Maximum=2592000
+	EmptyBlockSeconds *int32 `json:"emptyBlockSeconds,omitempty"`
+
 	// Ranges inside cidr that are never given to pods.
 	// +optional
 	// +listType=set
@@ -174,10 +189,25 @@ const ConditionEncapsulationApplied = "EncapsulationApplied"
 // whether nodes announce their blocks of it as the pool asks.
 const ConditionAdvertisementApplied = "AdvertisementApplied"
 
+// ConditionHasRoom is the type of a pool's condition that tells whether nodes can
+// claim many more blocks of it.
+const ConditionHasRoom = "HasRoom"
+
+// ConditionDrained is the type of the condition of a pool that gives out no new
+// addresses which tells whether nodes have no blocks of it any more.
+const ConditionDrained = "Drained"
+
+// PoolFinalizer keeps an IPPool that is deleted for as long as nodes have blocks
+// of it. It gives out no new addresses then.
+const PoolFinalizer = GroupName + "/blocks"
+
 // IPPoolStatus is what the controller found out about a pool.
 type IPPoolStatus struct {
 	// Ready tells whether nodes may claim blocks of the pool; the reason says why
-	// not (Overlaps, Disabled, Invalid, NoNodes). EncapsulationApplied, of a pool
+	// not (Overlaps, Disabled, Deleting, Invalid, NoNodes). HasRoom turns False when
+	// 80 % of its blocks are claimed (NearlyFull), and when all are (Full). Drained,
+	// of a pool that is disabled or being deleted, tells whether nodes have no blocks
+	// of it any more, and else which do (InUse). EncapsulationApplied, of a pool
 	// that nodes know, tells whether they use the encapsulation that the pool asks
 	// for: while it is False (WaitingForTunnels), they use the one before.
 	// AdvertisementApplied, of a pool with advertise, tells whether nodes announce it
@@ -192,6 +222,13 @@ type IPPoolStatus struct {
 	// How many blocks the pool has, without those that are reserved as a whole.
 	// +optional
 	Capacity int64 `json:"capacity,omitempty"`
+	// How many blocks nodes can claim yet.
+	// +optional
+	// +kubebuilder:default=0
+	Free int64 `json:"free,omitempty"`
+	// How many addresses the pool has, without those that are reserved.
+	// +optional
+	Addresses int64 `json:"addresses,omitempty"`
 	// How many addresses pods hold, as last reported by the nodes.
 	// +optional
 	// +kubebuilder:default=0
@@ -199,7 +236,15 @@ type IPPoolStatus struct {
 	// Claimed blocks of all blocks, such as 3/1024.
 	// +optional
 	Summary string `json:"summary,omitempty"`
+	// What is left of a pool that is disabled or being deleted, such as 2 blocks, 14
+	// addresses; none when it is out of use.
+	// +optional
+	Left string `json:"left,omitempty"`
 }
+
+// Closing tells whether the pool gives out no new addresses to anybody: it is
+// disabled or being deleted.
+func (p *IPPool) Closing() bool { return p.Spec.Disabled || p.DeletionTimestamp != nil }
 
 // IPPoolList is a list of pools.
 // +kubebuilder:object:root=true

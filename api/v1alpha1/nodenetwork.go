@@ -149,6 +149,13 @@ type PlannedPool struct {
 	// and its node selector matches.
 	// +optional
 	Allocate bool `json:"allocate,omitempty"`
+	// How many blocks of the pool the node may claim, if not any number.
+	// +optional
+	MaxBlocksPerNode *int32 `json:"maxBlocksPerNode,omitempty"`
+	// For how many seconds a block must have been empty before it is given back, if
+	// not the agent's default.
+	// +optional
+	EmptyBlockSeconds *int32 `json:"emptyBlockSeconds,omitempty"`
 	// The namespaces whose pods take addresses of this pool.
 	// +optional
 	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
@@ -334,6 +341,14 @@ type NodeNetworkStatus struct {
 	// +listType=map
 	// +listMapKey=cidr
 	Blocks []BlockStatus `json:"blocks,omitempty"`
+	// The blocks that other nodes announce.
+	// +optional
+	Learned *LearnedBlocks `json:"learned,omitempty"`
+	// What does not agree on the node and stays so, at most 16 of it.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	Differences []Difference `json:"differences,omitempty"`
 	// The node's BGP sessions.
 	// +optional
 	// +listType=map
@@ -388,6 +403,27 @@ type BlockStatus struct {
 	Pool string `json:"pool"`
 	// How many of its addresses pods hold.
 	Allocated int32 `json:"allocated"`
+	// Which of its addresses pods hold, as offsets in the block: 2-5,9.
+	// +optional
+	InUse string `json:"inUse,omitempty"`
+}
+
+// LearnedBlocks is what a node has learned by BGP from other nodes, short enough
+// to be compared with what it should have learned.
+type LearnedBlocks struct {
+	// How many blocks.
+	Count int32 `json:"count"`
+	// A digest of the blocks, in no order, in hexadecimal.
+	Digest string `json:"digest"`
+}
+
+// Difference is something on which a node's own sources don't agree: the records
+// of its addresses, its pods' links and routes, and its blocks.
+type Difference struct {
+	// What it is about: an address or a block.
+	Object string `json:"object"`
+	// What is wrong, and what to do.
+	Message string `json:"message"`
 }
 
 // SessionStatus is the state of a BGP session.

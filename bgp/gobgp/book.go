@@ -21,6 +21,7 @@ type book struct {
 	silent chan struct{} // a session ended because its peer was silent; holds at most one
 	// returned tells that a peer has us back after a restart; it holds at most one.
 	returned chan struct{}
+	crossed  chan struct{} // a session ended as soon as it was up; holds at most one
 
 	mu    sync.Mutex
 	pages map[netip.Addr]*page
@@ -37,16 +38,18 @@ type page struct {
 	message string
 	// flaps counts how often it went down after it was established, and lastError
 	// says why it last did, or why it was last refused.
-	flaps     int
-	lastError string
-	changed   string    // what of its configuration it was last reset for
-	resetting bool      // it is being reset for that, until it is up again
-	held      bool      // down for exceeding its limit of prefixes
-	opening   time.Time // since when it is in OpenConfirm; zero: it is not
-	nonsense  nonsense
-	returning bool // when it comes up, it has us back after a restart
-	returned  bool // it has, and nothing was done about it yet
-	silent    bool // the hold time of its session expired, and nothing was done about it yet
+	flaps       int
+	lastError   string
+	changed     string    // what of its configuration it was last reset for
+	resetting   bool      // it is being reset for that, until it is up again
+	held        bool      // down for exceeding its limit of prefixes
+	opening     time.Time // since when it is in OpenConfirm; zero: it is not
+	nonsense    nonsense
+	crossed     bool      // its session ended as soon as it was up, and nothing was done about it yet
+	startedOver time.Time // when it last did for that
+	returning   bool      // when it comes up, it has us back after a restart
+	returned    bool      // it has, and nothing was done about it yet
+	silent      bool      // the hold time of its session expired, and nothing was done about it yet
 
 	accepted, advertised, refused tally
 	refusedFirst                  []netip.Prefix
@@ -64,7 +67,7 @@ type tally struct {
 }
 
 func newBook() *book {
-	return &book{silent: make(chan struct{}, 1), returned: make(chan struct{}, 1), pages: make(map[netip.Addr]*page)}
+	return &book{silent: make(chan struct{}, 1), returned: make(chan struct{}, 1), crossed: make(chan struct{}, 1), pages: make(map[netip.Addr]*page)}
 }
 
 // page returns the page of a peer, which is made when it is missing.
@@ -156,6 +159,9 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 		return
 	}
 	if p.established.Swap(false) {
+		if p.crossed = at.Sub(p.since) < crossedWithin && !p.resetting; p.crossed {
+			tell(b.crossed)
+		}
 		p.since = at
 		p.flaps++
 		p.lastError = p.cause(e.Peer.State.DisconnectReason)

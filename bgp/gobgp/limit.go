@@ -101,6 +101,8 @@ func (l *limiter) run() {
 			l.check(now)
 		case <-l.speaker.book.silent:
 			l.speaker.dropSilent()
+		case <-l.speaker.book.crossed:
+			l.speaker.startCrossedOver(time.Now())
 		case <-l.speaker.book.returned:
 			l.speaker.announceReturned()
 		}

@@ -70,6 +70,13 @@ const (
 
 	ReasonApplied           = "Applied"           // the plans have what the pool asks for
 	ReasonWaitingForTunnels = "WaitingForTunnels" // not all nodes have the tunnel yet
+	ReasonDeleting          = "Deleting"          // the pool is being deleted, and still in use
+	ReasonEnough            = "Enough"            // the pool has blocks that nobody has claimed
+	ReasonNearlyFull        = "NearlyFull"        // most blocks of the pool are claimed
+	ReasonFull              = "Full"              // all blocks of the pool are claimed
+	ReasonInUse             = "InUse"             // nodes have blocks of a pool that is to go
+	ReasonUnused            = "Unused"            // they have none any more
+
 	ReasonCommunityNotFound = "CommunityNotFound" // the pool names a community that isn't there
 )
 
@@ -91,8 +98,8 @@ const (
 // Plan is what every node is to do, and what is wrong.
 type Plan struct {
 	// Pools holds the conditions of each pool, by name, without times: Ready and, for
-	// a pool in the plan, EncapsulationApplied and, where it says how it is announced,
-	// AdvertisementApplied.
+	// a pool in the plan, HasRoom, or Drained of one that gives out no new addresses,
+	// EncapsulationApplied and, where it says how it is announced, AdvertisementApplied.
 	Pools map[string][]metav1.Condition
 	// Peers holds the status of each peer, by name, its one condition without times.
 	Peers map[string]v1alpha1.BGPPeerStatus
@@ -122,6 +129,8 @@ type Plan struct {
 	// reflected tells that nodes have sessions with reflectors.
 	reflected bool
 	counted   ownedBlocks // of all nodes that count
+
+	held map[string]bool // pools that must not go, by name
 
 	departedBlocks map[string][]string // of nodes whose Node is gone, by name
 	asked          []string            // all of them, sorted: what nodes are asked about

@@ -153,6 +153,7 @@ func render(t *testing.T, p *Plan, in Input) []byte {
 		u := usages[o.Name]
 		write(object{Kind: "IPPool", Name: o.Name, Status: map[string]any{
 			"conditions": conditions, "blocks": u.Blocks, "capacity": u.Capacity, "allocated": u.Allocated, "summary": u.Summary,
+			"free": u.Free, "addresses": u.Addresses, "left": u.Left,
 		}})
 	}
 	for _, o := range byAge(in.Peers, func(o *v1alpha1.BGPPeer) *metav1.ObjectMeta { return &o.ObjectMeta }) {

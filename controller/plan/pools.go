@@ -64,12 +64,16 @@ func (p *Plan) planPools(objects []v1alpha1.IPPool, blocks []v1alpha1.IPBlock) {
 		p.Pools[pl.obj.Name] = []metav1.Condition{p.poolCondition(pl)}
 	}
 	slices.SortFunc(p.pools, func(a, b *pool) int { return strings.Compare(a.obj.Name, b.obj.Name) })
+	p.planLives(blocks)
 }
 
 // poolCondition judges a pool that is in the plan.
 func (p *Plan) poolCondition(pl *pool) metav1.Condition {
 	if pl.err != nil {
 		return notReady(ReasonInvalid, pl.err.Error()+": nodes keep to what they did before")
+	}
+	if pl.obj.DeletionTimestamp != nil {
+		return notReady(ReasonDeleting, "the pool is being deleted: it gives out no new addresses, and goes when no node has a block of it")
 	}
 	if pl.obj.Spec.Disabled {
 		return notReady(ReasonDisabled, "the pool is disabled: it gives out no new addresses")
@@ -98,6 +102,8 @@ func (pl *pool) planned(n *node) v1alpha1.PlannedPool {
 		BlockSize:         int32(pl.blockSize),
 		Encapsulation:     pl.encapsulation,
 		NATOutgoing:       pl.obj.Spec.NATOutgoing,
+		MaxBlocksPerNode:  pl.obj.Spec.MaxBlocksPerNode,
+		EmptyBlockSeconds: pl.obj.Spec.EmptyBlockSeconds,
 		NamespaceSelector: pl.obj.Spec.NamespaceSelector,
 		Advertise:         pl.advertise,
 	}
@@ -110,13 +116,13 @@ func (pl *pool) planned(n *node) v1alpha1.PlannedPool {
 	}
 	switch {
 	case pl.err == nil && !n.departed:
-		out.Allocate = !pl.obj.Spec.Disabled && pl.nodes.Matches(n.labels)
+		out.Allocate = !pl.obj.Closing() && pl.nodes.Matches(n.labels)
 		return out
 	case pl.err != nil:
 		out.NamespaceSelector = nil
 	}
 	if before != nil {
-		out.Allocate = before.Allocate && !pl.obj.Spec.Disabled
+		out.Allocate = before.Allocate && !pl.obj.Closing()
 	}
 	if before != nil && pl.err != nil {
 		out.NamespaceSelector = before.NamespaceSelector

@@ -349,7 +349,7 @@ func (s *sim) show(p *Plan) []string {
 		}
 	}) {
 		for _, c := range p.Pools[name] {
-			if c.Type != v1alpha1.ConditionReady {
+			if c.Type != v1alpha1.ConditionReady && c.Type != v1alpha1.ConditionHasRoom {
 				lines = append(lines, fmt.Sprintf("pool %s: %s", name, line(c)))
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"strings"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
 )
@@ -12,8 +13,11 @@ import (
 type Usage struct {
 	Blocks    int64  // claimed by nodes
 	Capacity  int64  // blocks in all but those reserved as a whole, at most math.MaxInt64
+	Free      int64  // blocks that nobody has claimed
+	Addresses int64  // in all but the reserved ones, at most math.MaxInt64
 	Allocated int64  // addresses that pods hold, as nodes last reported
 	Summary   string // claimed blocks of all blocks, such as 3/1024
+	Left      string // what is left of a pool that gives out no new addresses; else empty
 }
 
 // Usages counts how full each pool is, by name. A pool whose range can't be
@@ -41,12 +45,18 @@ func Usages(pools []v1alpha1.IPPool, blocks []v1alpha1.IPBlock, networks []v1alp
 	}
 	for name, pl := range parsed {
 		capacity, shown := pl.capacity()
-		usages[name] = Usage{
+		u := Usage{
 			Blocks:    claimed[name],
 			Capacity:  capacity,
+			Free:      max(0, capacity-claimed[name]),
+			Addresses: pl.addresses(),
 			Allocated: allocated[name],
 			Summary:   fmt.Sprintf("%d/%s", claimed[name], shown),
 		}
+		if pl.obj.Closing() {
+			u.Left = left(u)
+		}
+		usages[name] = u
 	}
 	return usages
 }
@@ -69,6 +79,40 @@ func (pl *pool) capacity() (int64, string) {
 		return n, fmt.Sprintf("2^%d", bits)
 	}
 	return n, fmt.Sprint(n)
+}
+
+// left says what is left of a pool that gives out no new addresses.
+func left(u Usage) string {
+	if u.Blocks == 0 && u.Allocated == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%s, %s", count(u.Blocks, "block"), count(u.Allocated, "address"))
+}
+
+// count says how many there are of something.
+func count(n int64, one string) string {
+	switch {
+	case n == 1:
+		return "1 " + one
+	case strings.HasSuffix(one, "s"):
+		one += "e"
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
+// addresses returns how many addresses the pool can give out.
+func (pl *pool) addresses() int64 {
+	bits := pl.cidr.Addr().BitLen() - pl.cidr.Bits()
+	if bits >= 63 {
+		return math.MaxInt64
+	}
+	n := int64(1) << bits
+	for i, r := range pl.reserved {
+		if !within(r, i, pl.reserved) {
+			n -= int64(1) << (r.Addr().BitLen() - r.Bits())
+		}
+	}
+	return n
 }
 
 // within tells whether the i-th prefix, r, lies inside another of the list, or

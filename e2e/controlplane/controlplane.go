@@ -103,6 +103,37 @@ func (c *ControlPlane) StartEtcd(ctx context.Context) error {
 	return c.waitReady(ctx, EtcdProcess, client, etcdURL+"/health")
 }
 
+// Snapshot copies etcd's data into a folder that is not there yet. Both programs
+// are stopped for it, and started again.
+func (c *ControlPlane) Snapshot(ctx context.Context, dir string) error {
+	return c.offline(ctx, func() error { return os.CopyFS(dir, os.DirFS(c.file("etcd"))) })
+}
+
+// Restore puts a snapshot in the place of etcd's data: whatever happened since is
+// forgotten, and revisions go on from there.
+func (c *ControlPlane) Restore(ctx context.Context, dir string) error {
+	return c.offline(ctx, func() error {
+		if err := os.RemoveAll(c.file("etcd")); err != nil {
+			return err
+		}
+		return os.CopyFS(c.file("etcd"), os.DirFS(dir))
+	})
+}
+
+// offline does something while neither program runs.
+func (c *ControlPlane) offline(ctx context.Context, do func() error) error {
+	if err := errors.Join(c.Group.Kill(ctx, ServerProcess), c.Group.Kill(ctx, EtcdProcess)); err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	if err := c.StartEtcd(ctx); err != nil {
+		return err
+	}
+	return c.StartServer(ctx)
+}
+
 // wildcard and services are all addresses and the range of Services, in the
 // family of the API server's address.
 func (c *ControlPlane) wildcard() string {

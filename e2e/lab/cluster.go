@@ -271,8 +271,13 @@ func (l *Lab) attachPods(ctx context.Context) error {
 // AddPod attaches a pod to a node and remembers it. The network namespace of
 // n1's pod p1 is that of the machine n1-p1.
 func (l *Lab) AddPod(ctx context.Context, node, name string) (pods.Pod, error) {
+	return l.AddPodIn(ctx, "default", node, name)
+}
+
+// AddPodIn is AddPod for a namespace of Kubernetes.
+func (l *Lab) AddPodIn(ctx context.Context, kubeNamespace, node, name string) (pods.Pod, error) {
 	full := topology.PodName(node, name)
-	p := pods.New(full, "default", l.Top.Namespace(full))
+	p := pods.New(full, kubeNamespace, l.Top.Namespace(full))
 	rt := l.Runtime(node)
 	list, err := rt.ConfList()
 	if err != nil {

@@ -1,0 +1,142 @@
+package agent
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+)
+
+const (
+	probeInterval = time.Second // about how often an agent asks whether the API server is back
+	probeTimeout  = 15 * time.Second
+	mostPause     = 30 * time.Second // between watches that fail again and again though the server answers
+)
+
+// noticing tells of every watch that begins, with nil, and of every request that
+// fails, with its error.
+type noticing struct {
+	client.WithWatch
+	notice func(err error)
+}
+
+// List implements client.Reader.
+func (n noticing) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	err := n.WithWatch.List(ctx, list, opts...)
+	if err != nil {
+		n.notice(err)
+	}
+	return err
+}
+
+// Watch implements client.WithWatch.
+func (n noticing) Watch(ctx context.Context, list client.ObjectList, opts ...client.ListOption) (watch.Interface, error) {
+	w, err := n.WithWatch.Watch(ctx, list, opts...)
+	n.notice(err)
+	return w, err
+}
+
+// watchPlan hands the node's plan to the loop whenever it changes, and has the
+// node's blocks verified and its status written whenever the watch had to begin
+// anew: after an outage the API server may have another state than before it, as
+// when etcd was restored from a snapshot. Watches also end every few minutes by
+// themselves, so nothing stays unnoticed for longer.
+//
+// After a failure the watch is not gone on with but begun as if there had been
+// none. That is sooner, as a watch that failed for long is tried again only every
+// minute; and an API server whose state is older than before would not tell of a
+// change until it had made as many as it lost.
+func (a *Agent) watchPlan(ctx context.Context) {
+	var pause time.Duration
+	for ctx.Err() == nil {
+		begin := time.Now()
+		a.watchPlanOnce(ctx)
+		if time.Since(begin) > mostPause {
+			pause = 0
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(max(2*pause, probeInterval), mostPause)
+	}
+}
+
+// watchPlanOnce watches until ctx ends, or the API server is back after a failure.
+func (a *Agent) watchPlanOnce(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	defer done.Wait()
+	defer cancel()
+	again, failed := make(chan struct{}, 1), make(chan struct{}, 1)
+	begun := false
+	c := noticing{a.o.Client, func(err error) {
+		switch {
+		case err != nil:
+			signal(failed)
+		case begun:
+			signal(again)
+		}
+		begun = true
+	}}
+	done.Go(func() {
+		key := client.ObjectKey{Name: a.o.Node}
+		watchOne(ctx, c, key, &v1alpha1.NodeNetwork{}, &v1alpha1.NodeNetworkList{}, a.takePlan)
+	})
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-again:
+			a.mistrust()
+		case <-failed:
+			a.probe(ctx)
+			a.mistrust()
+			return
+		}
+	}
+}
+
+// mistrust makes the agent not take for granted what it has written to the API. A
+// status that is there already costs the API server nothing but the request.
+func (a *Agent) mistrust() {
+	a.addresses.Verify()
+	signal(a.rewrite)
+}
+
+// takePlan hands a plan to the loop.
+func (a *Agent) takePlan(n *v1alpha1.NodeNetwork, found bool) {
+	if !found {
+		a.log.Info("there is no plan for this node (yet); what works goes on working", "nodenetwork", a.o.Node)
+		return
+	}
+	p := plan{generation: n.Generation, uid: n.UID, spec: n.Spec}
+	select {
+	case <-a.plans: // an older one that nobody took
+	default:
+	}
+	a.plans <- p // the only sender: there is room
+}
+
+// probe asks the API server until it answers, or ctx ends. It is one small
+// request, and comes much sooner than a watch that failed for long is tried again.
+func (a *Agent) probe(ctx context.Context) {
+	for {
+		pctx, cancel := context.WithTimeout(ctx, probeTimeout)
+		err := a.o.Client.Get(pctx, client.ObjectKey{Name: a.o.Node}, &v1alpha1.NodeNetwork{})
+		cancel()
+		if client.IgnoreNotFound(err) == nil || ctx.Err() != nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(probeInterval + rand.N(probeInterval)): // #nosec G404 -- no secret
+		}
+	}
+}

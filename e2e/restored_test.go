@@ -1,0 +1,209 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/e2e/lab"
+)
+
+const (
+	smallNamespace = "small"
+	smallPods      = 28 // of each node: 7 blocks of 4 addresses
+	smallClaims    = 20 // at least, on all nodes
+)
+
+// testRestored restores etcd from a snapshot that was taken before the last 20
+// claims. At first the agents may not claim blocks,
+// so that the check has time to look: it names every block. Then they may, and
+// everything is as it was: blocks, pods and their addresses.
+func testRestored(t *testing.T, l *lab.Lab) {
+	ctx := deadline(t, 4*time.Minute)
+	api, err := l.API()
+	if err != nil {
+		t.Fatal(err)
+	}
+	makeSmallPool(ctx, t, l, api)
+	mustDo(t, mayClaim(ctx, api, false))
+	dir := filepath.Join(t.TempDir(), "snapshot")
+	mustDo(t, l.CP.Snapshot(ctx, dir), restartController(ctx, l), mayClaim(ctx, api, true))
+
+	for i := range smallPods {
+		for _, n := range l.Top.Nodes {
+			name := fmt.Sprintf("s%d", i)
+			if _, err := l.AddPodIn(ctx, smallNamespace, n.Name, name); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = l.DelPod(context.WithoutCancel(ctx), n.Name, name) })
+		}
+	}
+	agrees(ctx, t, l, 40*time.Second)
+	owners, addresses := blockOwners(ctx, t, l), podAddresses(l)
+	claimed := 0
+	for cidr := range owners {
+		if strings.HasSuffix(cidr, "/30") {
+			claimed++
+		}
+	}
+	if claimed < smallClaims {
+		t.Fatalf("only %d blocks were claimed since the snapshot", claimed)
+	}
+
+	mustDo(t, l.CP.Restore(ctx, dir), restartController(ctx, l))
+	restored := time.Now()
+	if now := blockOwners(ctx, t, l); len(now) != len(owners)-claimed {
+		t.Fatalf("after the restore there are %d blocks of %d", len(now), len(owners))
+	}
+	var named map[string]bool
+	took := eventually(t, 40*time.Second, "the check names every block", func() (err error) {
+		named, err = namedBlocks(ctx, l)
+		for cidr := range owners {
+			if strings.HasSuffix(cidr, "/30") && !named[cidr] {
+				err = errors.Join(err, fmt.Errorf("%s is not named", cidr))
+			}
+		}
+		return err
+	})
+	t.Logf("%d claims are lost by the restore; the check names them all after %v", claimed, took.Round(time.Millisecond))
+
+	mustDo(t, mayClaim(ctx, api, true))
+	agrees(ctx, t, l, 60*time.Second)
+	t.Logf("all agrees again %v after the restore", time.Since(restored).Round(time.Millisecond))
+	if diff := cmp.Diff(owners, blockOwners(ctx, t, l)); diff != "" {
+		t.Errorf("blocks have other owners than before (-before +after):\n%s", diff)
+	}
+	if diff := cmp.Diff(addresses, podAddresses(l)); diff != "" {
+		t.Errorf("pods have other addresses than before (-before +after):\n%s", diff)
+	}
+	for i, n := range l.Top.Nodes {
+		to := pod(t, l, l.Top.Nodes[(i+1)%3].Name+fmt.Sprintf("-s%d", smallPods-1))
+		eventually(t, 10*time.Second, n.Name+" reaches "+to.Name, func() error {
+			_, err := l.Ping(ctx, n.Name+"-s0", to.Address)
+			return err
+		})
+	}
+	t.Logf("pods reach each other again %v after the restore at most", time.Since(restored).Round(time.Millisecond))
+}
+
+// makeSmallPool makes a pool of small blocks for the pods of a namespace, and
+// waits until every node knows of it.
+func makeSmallPool(ctx context.Context, t *testing.T, l *lab.Lab, api client.Client) {
+	t.Helper()
+	size := int32(30)
+	labels := map[string]string{"pool": smallNamespace}
+	mustDo(t,
+		api.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: smallNamespace, Labels: labels}}),
+		api.Create(ctx, &v1alpha1.IPPool{
+			ObjectMeta: metav1.ObjectMeta{Name: smallNamespace},
+			Spec:       v1alpha1.IPPoolSpec{CIDR: "172.26.0.0/24", BlockSize: &size, NamespaceSelector: &metav1.LabelSelector{MatchLabels: labels}},
+		}))
+	eventually(t, 30*time.Second, "every node knows the pool", func() error {
+		return eachNetwork(ctx, l, func(nn *v1alpha1.NodeNetwork) error {
+			known := slices.ContainsFunc(nn.Spec.Pools, func(p v1alpha1.PlannedPool) bool { return p.Name == smallNamespace })
+			if !known || nn.Status.ObservedGeneration != nn.Generation {
+				return fmt.Errorf("%s does not", nn.Name)
+			}
+			return nil
+		})
+	})
+}
+
+// mayClaim gives the agents the right to create blocks, or takes it away.
+func mayClaim(ctx context.Context, api client.Client, yes bool) error {
+	var role rbacv1.ClusterRole
+	if err := api.Get(ctx, client.ObjectKey{Name: "godwit-agent"}, &role); err != nil {
+		return err
+	}
+	for i := range role.Rules {
+		r := &role.Rules[i]
+		if !slices.Contains(r.Resources, "ipblocks") {
+			continue
+		}
+		r.Verbs = slices.DeleteFunc(r.Verbs, func(v string) bool { return v == "create" })
+		if yes {
+			r.Verbs = append(r.Verbs, "create")
+		}
+	}
+	return api.Update(ctx, &role)
+}
+
+func restartController(ctx context.Context, l *lab.Lab) error {
+	if err := l.Group.Stop(ctx, lab.ControllerProcess); err != nil {
+		return err
+	}
+	return l.StartController(ctx)
+}
+
+func blockOwners(ctx context.Context, t *testing.T, l *lab.Lab) map[string]string {
+	t.Helper()
+	blocks, err := l.Blocks(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for i := range blocks {
+		out[blocks[i].Spec.CIDR] = blocks[i].Spec.NodeName
+	}
+	return out
+}
+
+func podAddresses(l *lab.Lab) map[string]string {
+	out := map[string]string{}
+	for _, p := range l.Pods() {
+		out[p.Name] = p.Address.String()
+	}
+	return out
+}
+
+// namedBlocks returns the blocks that nodes hold and the API does not have, by the
+// check.
+func namedBlocks(ctx context.Context, l *lab.Lab) (map[string]bool, error) {
+	out, _ := l.CheckIPAM(ctx, "--settle=0", "-o", "json") // it exits with 2
+	var found struct {
+		Differences []struct{ Name, Node, Reason string }
+	}
+	if err := json.Unmarshal([]byte(out), &found); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	api, err := l.API()
+	if err != nil {
+		return nil, err
+	}
+	named := map[string]bool{}
+	var all v1alpha1.NodeNetworkList
+	if err := api.List(ctx, &all); err != nil {
+		return nil, err
+	}
+	for i := range all.Items {
+		for _, b := range all.Items[i].Status.Blocks {
+			for _, d := range found.Differences {
+				if d.Reason == "UnknownBlock" && d.Node == all.Items[i].Name && d.Name == v1alpha1.IPBlockName(netip.MustParsePrefix(b.CIDR)) {
+					named[b.CIDR] = true
+				}
+			}
+		}
+	}
+	return named, nil
+}
+
+func mustDo(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
