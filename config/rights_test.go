@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,9 +23,10 @@ import (
 )
 
 const (
-	system = "godwit-system"
-	policy = "ValidatingAdmissionPolicy 'godwit-agent'" // by which the policy's refusals are told from RBAC's
-	roles  = "is forbidden: User"                       // RBAC's
+	system           = "godwit-system"
+	controllerPolicy = "ValidatingAdmissionPolicy 'godwit-controller'"
+	policy           = "ValidatingAdmissionPolicy 'godwit-agent'" // by which the policy's refusals are told from RBAC's
+	roles            = "is forbidden: User"                       // RBAC's
 )
 
 // cluster is an API server with Godwit installed, two nodes and their agents'
@@ -169,6 +171,7 @@ func TestRights(t *testing.T) {
 	t.Run("stolen agent's token", func(t *testing.T) { refused(t, stolen(c.agentOf("a"))) })
 	t.Run("token without a node", func(t *testing.T) { refused(t, withoutNode(c.token("godwit-agent", nil, ""))) })
 	t.Run("controller", func(t *testing.T) { refused(t, controllerAttempts(c.token("godwit-controller", nil, ""))) })
+	t.Run("controller and pools", func(t *testing.T) { testControllersPools(t, c) })
 	c.unharmed()
 }
 
@@ -330,6 +333,8 @@ func withoutNode(user client.WithWatch) []attempt {
 
 // controllerAttempts are what the controller needs not, and may not.
 func controllerAttempts(user client.WithWatch) []attempt {
+	// Pools it may patch, as far as testControllersPools holds.
+	people := slices.DeleteFunc(settings(user), func(a attempt) bool { return a.name == "change IPPool" })
 	return append(append([]attempt{
 		{"claim", roles, func(ctx context.Context) error { return user.Create(ctx, block("172.25.4.0/26", "a")) }},
 		{"status of a node's network", roles, func(ctx context.Context) error { return user.Status().Patch(ctx, networkOf("a"), statusPatch()) }},
@@ -340,7 +345,36 @@ func controllerAttempts(user client.WithWatch) []attempt {
 		{"delete a node", roles, func(ctx context.Context) error {
 			return user.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
 		}},
-	}, secrets(user)...), settings(user)...)
+	}, secrets(user)...), people...)
+}
+
+// testControllersPools holds the controller to the finalizers of pools.
+func testControllersPools(t *testing.T, c *cluster) {
+	user := c.token("godwit-controller", nil, "")
+	patch := func(body string, opts ...client.PatchOption) func(context.Context) error {
+		return func(ctx context.Context) error {
+			pool := &v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "people"}}
+			return user.Patch(ctx, pool, client.RawPatch(types.MergePatchType, []byte(body)), opts...)
+		}
+	}
+	c.create(&v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "people"}, Spec: v1alpha1.IPPoolSpec{CIDR: "10.0.0.0/16"}})
+	disable := patch(`{"spec":{"disabled":true}}`, client.DryRunAll)
+	eventually(t, "the controller's policy comes into force", func(ctx context.Context) error {
+		if err := disable(ctx); err == nil || !strings.Contains(err.Error(), controllerPolicy) {
+			return fmt.Errorf("not refused by the policy: %w", errors.Join(err, errors.New("a pool was disabled")))
+		}
+		return nil
+	})
+	refused(t, []attempt{
+		{"disable", controllerPolicy, disable},
+		{"label", controllerPolicy, patch(`{"metadata":{"labels":{"a":"b"}}}`)},
+		{"annotate", controllerPolicy, patch(`{"metadata":{"annotations":{"a":"b"}}}`)},
+	})
+	for _, finalizers := range []string{`["godwit.dev/test"]`, `[]`} {
+		if err := patch(`{"metadata":{"finalizers":` + finalizers + `}}`)(t.Context()); err != nil {
+			t.Errorf("set the finalizers %s: %v", finalizers, err)
+		}
+	}
 }
 
 // unharmed holds that the attempts changed nothing.
