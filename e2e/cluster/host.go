@@ -75,8 +75,9 @@ func (c *Cluster) restoreHost() error {
 	return errors.Join(errs...)
 }
 
-// cgroupRoots are the folders of the hierarchies of cgroups v1.
-func cgroupRoots() ([]string, error) {
+// cgroupRoots are the folders of the hierarchies of cgroups of some versions, each
+// told by the magic number of its file system.
+func cgroupRoots(versions ...int64) ([]string, error) {
 	entries, err := os.ReadDir("/sys/fs/cgroup")
 	if err != nil {
 		return nil, err
@@ -85,7 +86,7 @@ func cgroupRoots() ([]string, error) {
 	for _, e := range entries {
 		root := filepath.Join("/sys/fs/cgroup", e.Name())
 		var st unix.Statfs_t
-		if e.IsDir() && unix.Statfs(root, &st) == nil && st.Type == unix.CGROUP_SUPER_MAGIC {
+		if e.IsDir() && unix.Statfs(root, &st) == nil && slices.Contains(versions, st.Type) {
 			roots = append(roots, root)
 		}
 	}
@@ -101,7 +102,7 @@ func (c *Cluster) cgroup(node string) string {
 
 // makeCgroup makes the cgroup below which kubelet of a node puts the pods.
 func (c *Cluster) makeCgroup(node string) error {
-	roots, err := cgroupRoots()
+	roots, err := cgroupRoots(unix.CGROUP_SUPER_MAGIC)
 	if err != nil {
 		return err
 	}
@@ -131,7 +132,8 @@ func (c *Cluster) makeCgroup(node string) error {
 // removeCgroups removes the cgroups of the cluster. Those of processes that have
 // just ended may be busy for a moment.
 func (c *Cluster) removeCgroups(ctx context.Context) error {
-	roots, err := cgroupRoots()
+	// runc makes some in the hierarchy of version 2 beside those of version 1, too.
+	roots, err := cgroupRoots(unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC)
 	if err != nil {
 		return err
 	}
