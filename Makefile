@@ -18,6 +18,7 @@ export CGO_ENABLED ?= 0
 LAB_PACKAGES  := bird2 frr iproute2 iputils-ping nftables procps
 TEST_PACKAGES := $(LAB_PACKAGES) gcc libc6-dev protobuf-compiler tcpdump
 VM_PACKAGES   := qemu-system-x86 kmod
+CLUSTER_PACKAGES := gcc iproute2 libc6-dev libseccomp-dev nftables pkg-config
 
 # With VM=1 the lab is inside a virtual machine, whose kernel has IPIP.
 VM_DIR    := /run/godwit-vm
@@ -37,6 +38,11 @@ PLATFORMS := linux/amd64 linux/arm64
 PROGRAMS    := godwit-agent godwit-controller godwit-cni godwitctl
 CONTROL     := k8s.io/kubernetes/cmd/kube-apiserver go.etcd.io/etcd/server/v3 k8s.io/kubernetes/cmd/kubectl
 CNI_PLUGINS := $(addprefix github.com/containernetworking/plugins/plugins/,meta/portmap meta/bandwidth meta/tuning main/ptp ipam/host-local)
+
+# The real cluster's programs, besides the above, and its options.
+CLUSTER_KUBE    := $(addprefix k8s.io/kubernetes/cmd/,kube-controller-manager kube-proxy kube-scheduler kubelet)
+CLUSTER_RUNTIME := $(addprefix github.com/containerd/containerd/v2/cmd/,containerd containerd-shim-runc-v2 ctr)
+CLUSTER         := $(BIN)/cluster --bin $(TOOLS)
 
 .PHONY: help
 help: ## Show what can be made
@@ -78,6 +84,27 @@ lab-status: vm-program
 	@$(VM_RUN) exec -- $(LAB) status $(LAB_BIN)
 
 endif
+
+## A real cluster
+
+.PHONY: cluster cluster-down cluster-parts
+cluster: root cluster-parts ## Bring up a real Kubernetes cluster with Godwit: 3 kubelets, containerd, kube-proxy (12 minutes the first time)
+	@$(CLUSTER) up --image "$$(VERSION='$(VERSION)' scripts/cluster-images dist/cluster)"
+
+cluster-down: ## Take the real cluster down, and leave nothing behind
+	@[ ! -e $(BIN)/cluster ] || $(CLUSTER) down
+
+cluster-parts: kube $(TOOLS)/.cluster
+	@mkdir -p $(BIN)
+	@cd e2e && CGO_ENABLED=0 go build -trimpath -o $(BIN)/ ./cmd/cluster ./cmd/podtest
+
+$(TOOLS)/.cluster: e2e/kube/cluster/go.mod e2e/kube/cluster/go.sum e2e/kube/runtime/go.mod e2e/kube/runtime/go.sum scripts/build
+	@scripts/install-packages $(CLUSTER_PACKAGES)
+	@echo "==> building kubelet, containerd and what belongs to them from their modules"
+	@GO_BUILD_FLAGS='-trimpath -ldflags=-s' scripts/build e2e/kube/cluster $(TOOLS) $(CLUSTER_KUBE)
+	@GO_BUILD_FLAGS='-trimpath -ldflags=-s' scripts/build e2e/kube/runtime $(TOOLS) $(CLUSTER_RUNTIME)
+	@CGO_ENABLED=1 GO_BUILD_FLAGS='-trimpath -tags=seccomp' scripts/build e2e/kube/runtime $(TOOLS) github.com/opencontainers/runc
+	@touch $@
 
 ## The programs
 
@@ -149,10 +176,12 @@ test-image: ## The image's tests: two builds are the same, and hold what they sh
 test-e2e: root kube programs lab-program ## The end-to-end tests, on a lab of their own
 	@scripts/install-packages $(LAB_PACKAGES)
 	@echo "==> end-to-end tests"
-	@cd e2e && GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -timeout 30m -skip '$(VM_TESTS)' ./...
+	@cd e2e && GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -timeout 30m -skip '$(VM_TESTS)|$(CLUSTER_TESTS)' ./...
 
 # Tests of these names are for the virtual machine: they boot it, or need its kernel.
 VM_TESTS := ^Test(VM|IPIP)
+# Those of these names are for the real cluster.
+CLUSTER_TESTS := ^TestCluster$$
 
 test-vm: root kube programs vm ## The tests of the virtual machine, and in it those that need IPIP
 	@scripts/install-packages $(LAB_PACKAGES)
@@ -169,6 +198,12 @@ soak: root kube programs lab-program ## Add and delete many pods in a lab while 
 	@scripts/install-packages $(LAB_PACKAGES)
 	@cd e2e && GODWIT_SOAK_PODS=$(or $(PODS),10000) GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -v -timeout 60m -run '^TestSoak$$' .
 
+# Not a part of `make test`: what it needs takes too long to build.
+.PHONY: test-cluster
+test-cluster: root cluster-parts ## The tests on the real cluster: install, reach, upgrade under traffic, uninstall
+	@cd e2e && GODWIT_CLUSTER_IMAGES="$$(VERSION='$(VERSION)' ../scripts/cluster-images ../dist/cluster | tr , :)" \
+		GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -timeout 20m -v -run '$(CLUSTER_TESTS)' ./cluster
+
 .PHONY: bench
 bench: root kube programs ## Measure against reference plugins, BIRD and FRR, in the same run
 	@scripts/install-packages $(LAB_PACKAGES)
@@ -177,10 +212,11 @@ bench: root kube programs ## Measure against reference plugins, BIRD and FRR, in
 ## The house
 
 .PHONY: generate verify lint fmt
-generate: tools ## Generate CRDs, deep copies and the CNI service's code
+generate: tools kube ## Generate CRDs, install.yaml, deep copies and the CNI service's code
 	@scripts/install-packages protobuf-compiler
 	@controller-gen object:headerFile=/dev/null paths=./api/v1alpha1/...
 	@controller-gen crd paths=./api/v1alpha1/... output:crd:dir=config/crd
+	@GODWIT_UPDATE_GOLDENS=1 go test -count=1 -run '^TestInstallFile$$' ./config >/dev/null
 	@protoc --go_out=. --go_opt=module=github.com/godwit-net/godwit \
 		--go-ttrpc_out=. --go-ttrpc_opt=module=github.com/godwit-net/godwit api/cni/cni.proto
 

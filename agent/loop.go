@@ -29,7 +29,7 @@ const (
 
 // loop makes a pass at every event, until ctx ends.
 func (a *Agent) loop(ctx context.Context, g *errgroup.Group, socket string) error {
-	w := worker{Agent: a, group: g, socket: socket, began: time.Now()}
+	w := worker{Agent: a, group: g, socket: socket, began: time.Now(), plugins: pluginFolder{stateDir: a.o.StateDir}}
 	if err := w.loadCheckpoint(ctx); err != nil {
 		a.log.Warn("starting from the API alone", "error", err)
 	}

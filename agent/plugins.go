@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
 // ownPlugin is the plugin that is Godwit's own; the others are from elsewhere,
@@ -16,7 +18,8 @@ const ownPlugin = "godwit-cni"
 // pluginFolder keeps plugins installed in the folder where the node's runtime
 // looks for them.
 type pluginFolder struct {
-	seen map[string]fs.FileInfo // what was found right, by path
+	stateDir string
+	seen     map[string]fs.FileInfo // what was found right, by path
 }
 
 // install copies the plugins of a folder to another: Godwit's own replaces an
@@ -65,6 +68,10 @@ func (p *pluginFolder) installOne(from, to string) error {
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil { // #nosec G301 -- as runtimes make it
 			return err
 		}
+		// Noted first: what is taken away when Godwit leaves must be what it brought.
+		if err := p.note(filepath.Base(to)); err != nil {
+			return err
+		}
 		if err := writeFile(to, want, 0o755); err != nil {
 			return err
 		}
@@ -78,6 +85,31 @@ func (p *pluginFolder) installOne(from, to string) error {
 	}
 	p.seen[to] = have
 	return nil
+}
+
+// broughtName is the file, in the agent's folder on disk, with the names of the
+// plugins that the node did not have, a line each.
+const broughtName = "cni-plugins"
+
+// note puts a plugin of others on the list of those that were brought.
+func (p *pluginFolder) note(name string) error {
+	if name == ownPlugin {
+		return nil
+	}
+	names, err := broughtPlugins(p.stateDir)
+	if err != nil || slices.Contains(names, name) {
+		return err
+	}
+	return writeFile(filepath.Join(p.stateDir, broughtName), []byte(strings.Join(append(names, name), "\n")+"\n"), 0o600)
+}
+
+// broughtPlugins are the plugins that agents have brought.
+func broughtPlugins(stateDir string) ([]string, error) {
+	raw, err := os.ReadFile(filepath.Join(stateDir, broughtName)) // #nosec G304 -- our own file
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return strings.Fields(string(raw)), nil
 }
 
 // unchanged tells that a file is the one that was found right.

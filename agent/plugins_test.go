@@ -3,6 +3,7 @@ package agent
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -29,7 +30,7 @@ func TestInstallPlugins(t *testing.T) {
 		}
 		return info
 	}
-	var p pluginFolder
+	p := pluginFolder{stateDir: t.TempDir()}
 	install := func() {
 		t.Helper()
 		if err := p.install(from, to); err != nil {
@@ -68,6 +69,18 @@ func TestInstallPlugins(t *testing.T) {
 	entries, err := os.ReadDir(to)
 	if err != nil || len(entries) != 3 {
 		t.Errorf("the folder holds %v (%v), want three plugins and nothing else", entries, err)
+	}
+
+	if names, err := broughtPlugins(p.stateDir); err != nil || !slices.Equal(names, []string{"loopback"}) {
+		t.Errorf("brought %v (%v), want loopback alone", names, err)
+	}
+	for range 2 { // it is idempotent
+		if err := removePlugins(p.stateDir, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if entries, err := os.ReadDir(to); err != nil || len(entries) != 1 || entries[0].Name() != "portmap" {
+		t.Errorf("after the plugins were removed the folder holds %v (%v), want the node's own portmap", entries, err)
 	}
 
 	if err := p.install(from, "/proc/nowhere"); err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,11 +23,10 @@ import (
 )
 
 const (
-	system = "godwit-system"
-	policy = "ValidatingAdmissionPolicy 'godwit-agent'" // by which the policy's refusals are told from RBAC's
-	roles  = "is forbidden: User"                       // RBAC's
-	// policyOfController is the same of the controller's.
-	policyOfController = "ValidatingAdmissionPolicy 'godwit-controller'"
+	system           = "godwit-system"
+	controllerPolicy = "ValidatingAdmissionPolicy 'godwit-controller'"
+	policy           = "ValidatingAdmissionPolicy 'godwit-agent'" // by which the policy's refusals are told from RBAC's
+	roles            = "is forbidden: User"                       // RBAC's
 )
 
 // cluster is an API server with Godwit installed, two nodes and their agents'
@@ -158,7 +158,6 @@ func TestRights(t *testing.T) {
 	c := newCluster(t)
 	c.create(block("172.25.0.64/26", "b"))
 	c.create(event("of-b", "Node", "b"))
-	c.create(&v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "x"}, Spec: v1alpha1.IPPoolSpec{CIDR: "10.0.0.0/16"}})
 	// A policy is in force some time after it was made.
 	unbound := c.token("godwit-agent", nil, "")
 	eventually(t, "the policy comes into force", func(ctx context.Context) error {
@@ -168,27 +167,11 @@ func TestRights(t *testing.T) {
 		}
 		return nil
 	})
-	controller := c.token("godwit-controller", nil, "")
-	finalizer := func(list string) client.Patch {
-		return client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":`+list+`}}`))
-	}
-	pool := &v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "x"}}
-	eventually(t, "the controller's policy comes into force", func(ctx context.Context) error {
-		change := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"disabled":true}}`))
-		if err := controller.Patch(ctx, pool.DeepCopy(), change, client.DryRunAll); err == nil {
-			return errors.New("it may change an IPPool")
-		}
-		return nil
-	})
-	for _, list := range []string{`["` + v1alpha1.PoolFinalizer + `"]`, `[]`} {
-		if err := controller.Patch(t.Context(), pool.DeepCopy(), finalizer(list)); err != nil {
-			t.Errorf("the controller can't set the finalizers of a pool to %s: %v", list, err)
-		}
-	}
 	t.Run("agent's work", func(t *testing.T) { testAgentsWork(t, c) })
 	t.Run("stolen agent's token", func(t *testing.T) { refused(t, stolen(c.agentOf("a"))) })
 	t.Run("token without a node", func(t *testing.T) { refused(t, withoutNode(c.token("godwit-agent", nil, ""))) })
-	t.Run("controller", func(t *testing.T) { refused(t, controllerAttempts(controller)) })
+	t.Run("controller", func(t *testing.T) { refused(t, controllerAttempts(c.token("godwit-controller", nil, ""))) })
+	t.Run("controller and pools", func(t *testing.T) { testControllersPools(t, c) })
 	c.unharmed()
 }
 
@@ -284,7 +267,7 @@ func stolen(thief client.WithWatch) []attempt {
 		)
 	}
 	attempts = append(attempts, attempt{"new plan", roles, func(ctx context.Context) error { return thief.Create(ctx, networkOf("c")) }})
-	return append(append(attempts, secrets(thief)...), settings(thief, roles)...)
+	return append(append(attempts, secrets(thief)...), settings(thief)...)
 }
 
 // secrets are attempts to read Secrets that no plan can name.
@@ -315,9 +298,8 @@ func secrets(user client.WithWatch) []attempt {
 	}
 }
 
-// settings are attempts to change what people configure. That of an IPPool is
-// refused by byPool.
-func settings(user client.WithWatch, byPool string) []attempt {
+// settings are attempts to change what people configure.
+func settings(user client.WithWatch) []attempt {
 	var attempts []attempt
 	for _, o := range []client.Object{
 		&v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "x"}, Spec: v1alpha1.IPPoolSpec{CIDR: "10.0.0.0/16"}},
@@ -326,15 +308,12 @@ func settings(user client.WithWatch, byPool string) []attempt {
 		&v1alpha1.BGPConfig{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
 		&v1alpha1.NetworkConfig{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
 	} {
-		kind, changing := strings.TrimPrefix(fmt.Sprintf("%T", o), "*v1alpha1."), roles
-		if kind == "IPPool" {
-			changing = byPool
-		}
+		kind := strings.TrimPrefix(fmt.Sprintf("%T", o), "*v1alpha1.")
 		attempts = append(
 			attempts,
 			attempt{"create " + kind, roles, func(ctx context.Context) error { return user.Create(ctx, o) }},
-			attempt{"change " + kind, changing, func(ctx context.Context) error {
-				return user.Patch(ctx, o, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"disabled":true}}`)))
+			attempt{"change " + kind, roles, func(ctx context.Context) error {
+				return user.Patch(ctx, o, client.RawPatch(types.MergePatchType, []byte(`{"spec":{}}`)))
 			}},
 			attempt{"delete " + kind, roles, func(ctx context.Context) error { return user.Delete(ctx, o) }},
 		)
@@ -354,6 +333,8 @@ func withoutNode(user client.WithWatch) []attempt {
 
 // controllerAttempts are what the controller needs not, and may not.
 func controllerAttempts(user client.WithWatch) []attempt {
+	// Pools it may patch, as far as testControllersPools holds.
+	people := slices.DeleteFunc(settings(user), func(a attempt) bool { return a.name == "change IPPool" })
 	return append(append([]attempt{
 		{"claim", roles, func(ctx context.Context) error { return user.Create(ctx, block("172.25.4.0/26", "a")) }},
 		{"status of a node's network", roles, func(ctx context.Context) error { return user.Status().Patch(ctx, networkOf("a"), statusPatch()) }},
@@ -364,7 +345,36 @@ func controllerAttempts(user client.WithWatch) []attempt {
 		{"delete a node", roles, func(ctx context.Context) error {
 			return user.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
 		}},
-	}, secrets(user)...), settings(user, policyOfController)...)
+	}, secrets(user)...), people...)
+}
+
+// testControllersPools holds the controller to the finalizers of pools.
+func testControllersPools(t *testing.T, c *cluster) {
+	user := c.token("godwit-controller", nil, "")
+	patch := func(body string, opts ...client.PatchOption) func(context.Context) error {
+		return func(ctx context.Context) error {
+			pool := &v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "people"}}
+			return user.Patch(ctx, pool, client.RawPatch(types.MergePatchType, []byte(body)), opts...)
+		}
+	}
+	c.create(&v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "people"}, Spec: v1alpha1.IPPoolSpec{CIDR: "10.0.0.0/16"}})
+	disable := patch(`{"spec":{"disabled":true}}`, client.DryRunAll)
+	eventually(t, "the controller's policy comes into force", func(ctx context.Context) error {
+		if err := disable(ctx); err == nil || !strings.Contains(err.Error(), controllerPolicy) {
+			return fmt.Errorf("not refused by the policy: %w", errors.Join(err, errors.New("a pool was disabled")))
+		}
+		return nil
+	})
+	refused(t, []attempt{
+		{"disable", controllerPolicy, disable},
+		{"label", controllerPolicy, patch(`{"metadata":{"labels":{"a":"b"}}}`)},
+		{"annotate", controllerPolicy, patch(`{"metadata":{"annotations":{"a":"b"}}}`)},
+	})
+	for _, finalizers := range []string{`["godwit.dev/test"]`, `[]`} {
+		if err := patch(`{"metadata":{"finalizers":` + finalizers + `}}`)(t.Context()); err != nil {
+			t.Errorf("set the finalizers %s: %v", finalizers, err)
+		}
+	}
 }
 
 // unharmed holds that the attempts changed nothing.

@@ -4,7 +4,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -44,7 +43,7 @@ func command() *cobra.Command {
 			return run(c.Context(), o, kubeconfig, level, console)
 		},
 	}
-	f := c.Flags()
+	f := c.PersistentFlags()
 	f.StringVar(&o.Node, "node-name", os.Getenv("NODE_NAME"), "name of this node in the Kubernetes API (default: $NODE_NAME)")
 	f.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig file (default: the service account of the pod)")
 	f.StringVar(&o.Namespace, "namespace", "godwit-system", "namespace of the Secrets that hold BGP passwords")
@@ -58,18 +57,18 @@ func command() *cobra.Command {
 	f.StringVar(&o.MetricsAddress, "metrics-address", "", "host:port to serve Prometheus metrics at, without any protection, such as 127.0.0.1:9471 (default: nowhere)")
 	f.StringVar(&console, "gobgp-socket", "", "unix socket at which the stock gobgp client may look at the speaker (gobgp --target unix://PATH neighbor), read-only, such as /run/godwit/gobgp/gobgp.sock (default: none)")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	c.AddCommand(uninstallCommand(&o, &level))
 	return c
 }
 
 func run(ctx context.Context, o agent.Options, kubeconfig, level, console string) error {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return fmt.Errorf("--log-level: %w", err)
+	var err error
+	if o.Log, err = logger(level); err != nil {
+		return err
 	}
 	if o.Node == "" {
 		return fmt.Errorf("the node has no name: give --node-name or set NODE_NAME")
 	}
-	o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
 	cfg, err := restConfig(kubeconfig)
 	if err != nil {
 		return err

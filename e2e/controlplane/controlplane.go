@@ -49,6 +49,9 @@ type ControlPlane struct {
 	Etcd    string     // path of the program
 	Server  string     // path of the program
 	Group   *process.Group
+	// Kubelets says that there are nodes with kubelets, and controllers: the API
+	// server then is as one of a cluster's.
+	Kubelets bool
 	// Patience stretches the time that the programs have to start.
 	Patience patience.Factor
 }
@@ -151,7 +154,7 @@ func (c *ControlPlane) services() string {
 func (c *ControlPlane) StartServer(ctx context.Context) error {
 	err := c.Group.Start(process.Spec{
 		Name: ServerProcess, Netns: c.Netns, Path: c.Server,
-		Args: []string{
+		Args: append([]string{
 			"--etcd-servers=" + etcdURL,
 			"--bind-address=" + c.wildcard(), "--advertise-address=" + c.Address.String(),
 			fmt.Sprintf("--secure-port=%d", apiPort),
@@ -161,12 +164,8 @@ func (c *ControlPlane) StartServer(ctx context.Context) error {
 			"--service-account-issuer=https://kubernetes.default.svc",
 			"--service-account-key-file=" + c.file("sa.pub"),
 			"--service-account-signing-key-file=" + c.file("sa.key"),
-			"--authorization-mode=RBAC",
-			// Without the controller manager no namespace has a service account that pods
-			// could be given.
-			"--disable-admission-plugins=ServiceAccount",
 			"--profiling=false",
-		},
+		}, c.rights()...),
 	})
 	if err != nil {
 		return err
@@ -181,6 +180,20 @@ func (c *ControlPlane) StartServer(ctx context.Context) error {
 	}
 	defer client.CloseIdleConnections()
 	return c.waitReady(ctx, ServerProcess, client, c.URL()+"/readyz")
+}
+
+// rights are the flags about who may do what.
+func (c *ControlPlane) rights() []string {
+	if !c.Kubelets {
+		// Without the controller manager no namespace has a service account that pods
+		// could be given.
+		return []string{"--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount"}
+	}
+	return []string{
+		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged",
+		"--kubelet-client-certificate=" + c.file("kubelet-client.crt"), "--kubelet-client-key=" + c.file("kubelet-client.key"),
+		"--kubelet-preferred-address-types=InternalIP",
+	}
 }
 
 // Dial connects from inside the control plane's namespace.
@@ -289,7 +302,12 @@ func (c *ControlPlane) writePKI() error {
 		return err
 	}
 	local := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	server, err := ca.server([]netip.Addr{c.Address, local}, "localhost", "kubernetes.default.svc")
+	service := netip.MustParsePrefix(c.services()).Addr().Next() // of the API server itself
+	server, err := ca.server([]netip.Addr{c.Address, local, service}, "localhost", "kubernetes.default.svc")
+	if err != nil {
+		return err
+	}
+	toKubelets, err := ca.client("kube-apiserver", AdminGroup)
 	if err != nil {
 		return err
 	}
@@ -307,6 +325,7 @@ func (c *ControlPlane) writePKI() error {
 	}
 	for name, content := range map[string][]byte{
 		"server.crt": server.cert, "server.key": server.key, "sa.key": signerPEM,
+		"kubelet-client.crt": toKubelets.cert, "kubelet-client.key": toKubelets.key,
 		"sa.pub": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
 	} {
 		if err := os.WriteFile(c.file(name), content, 0o600); err != nil {

@@ -41,6 +41,8 @@ type Spec struct {
 	Path  string
 	Args  []string
 	Env   []string // besides the caller's environment
+	// Cloneflags are namespaces to make for it, such as syscall.CLONE_NEWPID.
+	Cloneflags uintptr
 }
 
 // Record is what a group keeps about a process.
@@ -92,7 +94,7 @@ func (g *Group) Start(s Spec) error {
 	cmd.Env = append(os.Environ(), s.Env...)
 	cmd.Env = append(cmd.Env, markVariable+"="+g.dir)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: s.Cloneflags}
 	if err := namespace.Do(s.Netns, cmd.Start); err != nil {
 		return fmt.Errorf("start %s: %w", s.Name, err)
 	}
