@@ -46,7 +46,12 @@ func TestForgottenNodeChecksItsBlocks(t *testing.T) {
 	running, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- addresses.Run(running) }()
-	t.Cleanup(func() { stop(); <-ended })
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 	has := func(want string) func() bool {
 		return func() bool {
 			var got []string
