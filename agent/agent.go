@@ -14,6 +14,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -39,18 +41,27 @@ import (
 	"github.com/godwit-net/godwit/tunnel"
 )
 
-// Options are what an agent needs. All fields but CNIConfig, MetricsAddress and
-// Events are required.
+// Options are what an agent needs. Node, Namespace, RunDir, StateDir, Version,
+// Client, NewSpeaker and Log are required.
 type Options struct {
 	Node      string // the node's name in the Kubernetes API
 	Namespace string // of the Secrets that hold passwords
 	RunDir    string // on tmpfs: socket, address records
 	StateDir  string // on disk: checkpoint
 	CNIConfig string // the file that runtimes read, written when the agent is ready; empty: none
-	Version   string
+	// CNIPlugins is a folder of CNI plugins to install in CNIBin, the folder where
+	// runtimes look for them, before CNIConfig is written; empty: none.
+	CNIPlugins, CNIBin string
+	Version            string
 	// MetricsAddress is where Prometheus metrics are served, as host:port, to whoever
 	// asks; empty: nowhere.
 	MetricsAddress string
+	// HealthAddress is where probes are answered, as host:port; empty: nowhere.
+	HealthAddress string
+
+	// Sysctls is where the kernel's network settings can be written, as in a container
+	// /proc/sys can't; empty: wire.DefaultSysctls.
+	Sysctls string
 
 	Client client.WithWatch
 	// Events takes events about the node; nil: nobody does.
@@ -78,6 +89,9 @@ type Agent struct {
 	passwords  *passwords
 	remote     *remoteBlocks
 	namespaces *namespaces
+
+	looping, reporting *pulse
+	configured         atomic.Bool // runtimes were told to use Godwit
 
 	plans  chan plan         // the newest from the API; holds at most one
 	blocks chan []ipam.Block // the node's, as listed in the API
@@ -115,6 +129,7 @@ func (s *nodeState) choices() []poolChoice {
 // New opens everything that an agent needs on its node, and takes over what an
 // earlier life of it left: addresses, pods and routes.
 func New(ctx context.Context, o Options) (*Agent, error) {
+	o.Sysctls = cmp.Or(o.Sysctls, wire.DefaultSysctls)
 	a := &Agent{
 		o:          o,
 		log:        o.Log,
@@ -124,6 +139,8 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		namespaces: newNamespaces(o.Client),
 		plans:      make(chan plan, 1),
 		blocks:     make(chan []ipam.Block, 1),
+		looping:    newPulse("the agent's loop"),
+		reporting:  newPulse("the reporter of the node's status"),
 	}
 	for _, dir := range []string{o.RunDir, o.StateDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -137,7 +154,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if a.table, err = routes.Open(routes.Options{Log: o.Log.With("part", "routes")}); err != nil {
 		return nil, fmt.Errorf("open the route table: %w", err)
 	}
-	if a.tunnels, err = tunnel.Open(tunnel.Options{Log: o.Log.With("part", "tunnel")}); err != nil {
+	if a.tunnels, err = tunnel.Open(tunnel.Options{Log: o.Log.With("part", "tunnel"), Sysctls: o.Sysctls}); err != nil {
 		return nil, fmt.Errorf("open the tunnels: %w", err)
 	}
 	if a.masquerade, err = nat.Open(); err != nil {
@@ -177,7 +194,7 @@ func leaveMark(dir string) (before bool, err error) {
 
 // openCNI makes the CNI server and takes over the pods that are attached.
 func (a *Agent) openCNI(ctx context.Context) error {
-	wirer, err := wire.New(wire.Options{Log: a.log.With("part", "wire")})
+	wirer, err := wire.New(wire.Options{Log: a.log.With("part", "wire"), Sysctls: a.o.Sysctls})
 	if err != nil {
 		return fmt.Errorf("open the pods' wiring: %w", err)
 	}
@@ -225,6 +242,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.o.MetricsAddress != "" {
 		metrics := newRegistry(newCollector(a.measure, time.Now))
 		g.Go(func() error { serveMetrics(ctx, a.o.MetricsAddress, metrics, a.log); return nil })
+	}
+	if a.o.HealthAddress != "" {
+		g.Go(func() error { serveHealth(ctx, a.o.HealthAddress, a.healthy, a.serving, a.log); return nil })
 	}
 	g.Go(func() error {
 		defer a.passwords.wait()
@@ -314,8 +334,10 @@ func (a *Agent) report(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
+			a.reporting.begin()
 			o, ok := a.observe(ctx)
 			if !ok {
+				a.reporting.end()
 				continue
 			}
 			suspects.weigh(o.sessions, now)
@@ -323,6 +345,7 @@ func (a *Agent) report(ctx context.Context) {
 			wctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			err := w.write(wctx, o, now)
 			cancel()
+			a.reporting.end()
 			if text(err) != failed && ctx.Err() == nil {
 				if failed = text(err); err != nil {
 					a.log.Warn("can't report the node's status; trying on", "error", err)

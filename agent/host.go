@@ -66,23 +66,24 @@ func interfaceAddress(m syscall.NetlinkMessage) (p netip.Prefix, link int) {
 	return netip.PrefixFrom(local, int(m.Data[1])), int(binary.NativeEndian.Uint32(m.Data[4:]))
 }
 
-// Where the kernel keeps whether it forwards, and what a node does with router
-// advertisements (RFC 4861).
+// Where the kernel keeps, below its network settings, whether it forwards, and
+// what a node does with router advertisements (RFC 4861).
 const (
-	forwarding4   = "/proc/sys/net/ipv4/ip_forward"
-	forwarding6   = "/proc/sys/net/ipv6/conf/all/forwarding"
-	advertisement = "/proc/sys/net/ipv6/conf/*/accept_ra"
+	forwarding4   = "ipv4/ip_forward"
+	forwarding6   = "ipv6/conf/all/forwarding"
+	advertisement = "ipv6/conf/*/accept_ra"
 )
 
 // forwarding makes the node a router for the families of its pools, without
-// which no pod reaches another.
-func forwarding(d *desired) error {
+// which no pod reaches another. sysctls is the folder of the kernel's network
+// settings.
+func forwarding(sysctls string, d *desired) error {
 	var v4, v6 bool
 	for _, p := range d.ranges {
 		v4, v6 = v4 || p.Addr().Is4(), v6 || p.Addr().Is6()
 	}
 	if v4 {
-		if err := setSysctl(forwarding4, "0", "1"); err != nil {
+		if err := setSysctl(filepath.Join(sysctls, forwarding4), "0", "1"); err != nil {
 			return fmt.Errorf("turn on IPv4 forwarding, without which no pod reaches another (sysctl net.ipv4.ip_forward=1): %w", err)
 		}
 	}
@@ -91,15 +92,15 @@ func forwarding(d *desired) error {
 	}
 	// A host that forwards IPv6 ignores router advertisements unless it is told
 	// otherwise, and would lose the default route that it may have from one.
-	if on, err := isSysctl(forwarding6, "0"); err != nil || on {
-		links, _ := filepath.Glob(advertisement)
+	if on, err := isSysctl(filepath.Join(sysctls, forwarding6), "0"); err != nil || on {
+		links, _ := filepath.Glob(filepath.Join(sysctls, advertisement))
 		for _, path := range links {
 			if link := filepath.Base(filepath.Dir(path)); link != "all" && link != "default" {
 				_ = setSysctl(path, "1", "2") // the link may be gone
 			}
 		}
 	}
-	if err := setSysctl(forwarding6, "0", "1"); err != nil {
+	if err := setSysctl(filepath.Join(sysctls, forwarding6), "0", "1"); err != nil {
 		return fmt.Errorf("turn on IPv6 forwarding, without which no pod reaches another (sysctl net.ipv6.conf.all.forwarding=1): %w", err)
 	}
 	return nil

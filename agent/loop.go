@@ -57,7 +57,10 @@ func (a *Agent) loop(ctx context.Context, g *errgroup.Group, socket string) erro
 		case <-a.remote.changed:
 		case <-timer.C:
 		}
-		timer.Reset(w.pass(ctx))
+		a.looping.begin()
+		wait := w.pass(ctx)
+		a.looping.end()
+		timer.Reset(wait)
 	}
 }
 
@@ -73,6 +76,7 @@ type worker struct {
 	devices                []tunnel.Device // as last asked for
 	remotely, remoteSynced bool            // the remote class is in use; it was said to be complete
 	saved                  checkpoint
+	plugins                pluginFolder
 	drain                  drain
 	problem                []error // of the plan itself
 	told                   string  // problems as last logged
@@ -142,7 +146,7 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	blocks := w.addresses.Blocks()
 
 	problems := slices.Clone(w.problem)
-	if err := forwarding(&d); err != nil {
+	if err := forwarding(w.o.Sysctls, &d); err != nil {
 		problems = append(problems, err)
 	}
 	encapsulated, troubles := w.encapsulate(ctx, &d, blocks)
@@ -157,7 +161,7 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	if err := w.save(p, blocks); err != nil {
 		problems = append(problems, err)
 	}
-	if err := w.writeCNIConfig(); err != nil {
+	if err := w.installCNI(); err != nil {
 		problems = append(problems, err)
 	}
 
@@ -199,13 +203,14 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 // left out, so that its session ends or does not begin.
 func (w *worker) speak(ctx context.Context, d desired, announce []netip.Prefix) []error {
 	c := d.speaker
-	c.Peers, c.Advertise = nil, announce
+	c.Peers, c.Advertise, c.Barred = nil, announce, slices.Clone(c.Barred)
 	var problems []error
 	for _, peer := range d.speaker.Peers {
 		if ref, ok := d.passwords[peer.Address]; ok {
 			password, err := w.passwords.get(ref)
 			if err != nil {
 				problems = append(problems, fmt.Errorf("session %s: %w", peer.Name, err))
+				c.Barred = append(c.Barred, peer.Address)
 				continue
 			}
 			peer.Password = password
@@ -296,7 +301,21 @@ func (w *worker) save(p plan, blocks []ipam.BlockUsage) error {
 	return nil
 }
 
-// writeCNIConfig makes the node's runtime use Godwit, now that the agent is ready.
+// installCNI makes the node's runtime use Godwit, now that the agent is ready:
+// the plugins first, as the runtime may call them as soon as it sees the
+// configuration.
+func (w *worker) installCNI() error {
+	if err := w.plugins.install(w.o.CNIPlugins, w.o.CNIBin); err != nil {
+		return err
+	}
+	if err := w.writeCNIConfig(); err != nil {
+		return err
+	}
+	w.configured.Store(true)
+	return nil
+}
+
+// writeCNIConfig writes the configuration of the node's runtime.
 func (w *worker) writeCNIConfig() error {
 	if w.o.CNIConfig == "" {
 		return nil

@@ -107,6 +107,9 @@ func translate(spec *v1alpha1.NodeNetworkSpec) (desired, []error) {
 	for i := range spec.Sessions {
 		if err := d.addSession(&spec.Sessions[i]); err != nil {
 			problems = append(problems, fmt.Errorf("session %s: %w", spec.Sessions[i].Name, err))
+			if a, err := netip.ParseAddr(spec.Sessions[i].PeerAddress); err == nil {
+				d.speaker.Barred = append(d.speaker.Barred, a)
+			}
 		}
 	}
 	return d, problems

@@ -74,7 +74,7 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 			down = append(down, expected[i].Name)
 		}
 	}
-	restarts := o.desired.restarts()
+	restarts := o.desired.restarts(o.sessions)
 	for i := range o.sessions {
 		s.Sessions = append(s.Sessions, sessionStatus(&o.sessions[i], restarts[o.sessions[i].Address]))
 	}

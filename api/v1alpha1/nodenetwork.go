@@ -81,11 +81,12 @@ type NodeNetworkSpec struct {
 	// +listType=map
 	// +listMapKey=name
 	Pools []PlannedPool `json:"pools,omitempty"`
-	// The node's BGP sessions, one for each address of another end: two can't
-	// share an address, but a node and a BGPPeer may share a name.
+	// The node's BGP sessions, one for each address of another end, or range that
+	// others call from. A node and a BGPPeer may share a name.
 	// +optional
 	// +listType=map
-	// +listMapKey=peerAddress
+	// +listMapKey=kind
+	// +listMapKey=name
 	Sessions []PlannedSession `json:"sessions,omitempty"`
 	// Blocks of nodes whose Node is gone: the agent is to report of each whether BGP
 	// tells it of a route to it. They are freed when nobody is told of one any more.
@@ -185,8 +186,15 @@ type PlannedSession struct {
 	Name string `json:"name"`
 	// Who is at the other end.
 	Kind SessionKind `json:"kind"`
-	// The address of the other end.
-	PeerAddress string `json:"peerAddress"`
+	// The address of the other end, if it is known.
+	// +optional
+	PeerAddress string `json:"peerAddress,omitempty"`
+	// The range that others call from, if their addresses are not known.
+	// +optional
+	PeerPrefix string `json:"peerPrefix,omitempty"`
+	// How many may call from that range at a time.
+	// +optional
+	MaxPeers int32 `json:"maxPeers,omitempty"`
 	// The TCP port of the other end.
 	PeerPort int32 `json:"peerPort"`
 	// The AS number of the other end.
@@ -391,7 +399,8 @@ type BlockStatus struct {
 
 // SessionStatus is the state of a BGP session.
 type SessionStatus struct {
-	// The name of the other node, or of the BGPPeer.
+	// The name of the other node or of the BGPPeer; for one that called from a range,
+	// with a slash and its address.
 	Name string `json:"name"`
 	// Who is at the other end.
 	Kind SessionKind `json:"kind"`

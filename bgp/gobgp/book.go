@@ -19,6 +19,9 @@ import (
 // goroutines may still speak of it.
 type book struct {
 	silent chan struct{} // a session ended because its peer was silent; holds at most one
+	// returned tells that a peer has us back after a restart; it holds at most one.
+	returned chan struct{}
+	crossed  chan struct{} // a session ended as soon as it was up; holds at most one
 
 	mu    sync.Mutex
 	pages map[netip.Addr]*page
@@ -35,14 +38,18 @@ type page struct {
 	message string
 	// flaps counts how often it went down after it was established, and lastError
 	// says why it last did, or why it was last refused.
-	flaps     int
-	lastError string
-	changed   string    // what of its configuration it was last reset for
-	resetting bool      // it is being reset for that, until it is up again
-	held      bool      // down for exceeding its limit of prefixes
-	opening   time.Time // since when it is in OpenConfirm; zero: it is not
-	nonsense  nonsense
-	silent    bool // the hold time of its session expired, and nothing was done about it yet
+	flaps       int
+	lastError   string
+	changed     string    // what of its configuration it was last reset for
+	resetting   bool      // it is being reset for that, until it is up again
+	held        bool      // down for exceeding its limit of prefixes
+	opening     time.Time // since when it is in OpenConfirm; zero: it is not
+	nonsense    nonsense
+	crossed     bool      // its session ended as soon as it was up, and nothing was done about it yet
+	startedOver time.Time // when it last did for that
+	returning   bool      // when it comes up, it has us back after a restart
+	returned    bool      // it has, and nothing was done about it yet
+	silent      bool      // the hold time of its session expired, and nothing was done about it yet
 
 	accepted, advertised, refused tally
 	refusedFirst                  []netip.Prefix
@@ -60,7 +67,7 @@ type tally struct {
 }
 
 func newBook() *book {
-	return &book{silent: make(chan struct{}, 1), pages: make(map[netip.Addr]*page)}
+	return &book{silent: make(chan struct{}, 1), returned: make(chan struct{}, 1), crossed: make(chan struct{}, 1), pages: make(map[netip.Addr]*page)}
 }
 
 // page returns the page of a peer, which is made when it is missing.
@@ -106,6 +113,7 @@ func (b *book) reset(addr netip.Addr) {
 		p.lastError = p.reconfigured()
 	}
 	p.since, p.message, p.held, p.opening, p.silent = time.Time{}, "", false, time.Time{}, false
+	p.returning, p.returned = false, false
 	p.accepted, p.advertised, p.refused = tally{}, tally{}, tally{}
 }
 
@@ -144,17 +152,21 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	if e.Peer.State.SessionState == packet.BGP_FSM_ESTABLISHED {
 		p.established.Store(true)
 		p.since, p.message, p.held, p.resetting, p.silent = at, "", false, false, false
+		p.returning, p.returned = false, p.returning
+		if p.returned {
+			tell(b.returned)
+		}
 		return
 	}
 	if p.established.Swap(false) {
+		if p.crossed = at.Sub(p.since) < crossedWithin && !p.resetting; p.crossed {
+			tell(b.crossed)
+		}
 		p.since = at
 		p.flaps++
 		p.lastError = p.cause(e.Peer.State.DisconnectReason)
 		if p.silent {
-			select {
-			case b.silent <- struct{}{}:
-			default:
-			}
+			tell(b.silent)
 		}
 	}
 	if p.held {
@@ -203,6 +215,30 @@ func (p *page) cause(reason api.PeerState_DisconnectReason) string {
 		return "we closed the session: " + notification(codeHold, 0)
 	}
 	return connectionLost
+}
+
+// tell wakes who listens, if nobody did so already.
+func tell(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// returns notes that the peer has routes of an earlier life of ours.
+func (p *page) returns() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.returning = true
+}
+
+// takeReturned tells once that a peer has us back.
+func (p *page) takeReturned() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	returned := p.returned
+	p.returned = false
+	return returned
 }
 
 // takeSilent tells once that a session ended because the peer was silent.

@@ -27,7 +27,7 @@ type node struct {
 	owned    ownedBlocks
 	reflection
 	external []v1alpha1.PlannedSession // sorted by name
-	peers    map[netip.Addr]string     // who has the external session with an address
+	peers    map[place]string          // who has the external session at a place
 	before   *v1alpha1.NodeNetworkSpec // the plan so far, nil when there is none
 	departed bool                      // its Node is gone
 	asked    bool                      // whether others announce blocks of those that departed

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,7 +12,6 @@ import (
 	"strconv"
 	"time"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -316,36 +314,4 @@ func applyFile(ctx context.Context, api client.Client, file string) error {
 			return fmt.Errorf("%s %s: %w", u.GetKind(), u.GetName(), err)
 		}
 	}
-}
-
-// writeCredentials writes the kubeconfig of one of Godwit's programs: its
-// service account's where the project's manifests make one, else an
-// administrator's.
-func (l *Lab) writeCredentials(ctx context.Context, file, account string) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
-	}
-	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
-		return err // it has them from before
-	}
-	api, err := l.API()
-	if err != nil {
-		return err
-	}
-	cred := controlplane.Credentials{User: account}
-	var sa corev1.ServiceAccount
-	switch err := api.Get(ctx, client.ObjectKey{Namespace: SystemNamespace, Name: account}, &sa); {
-	case apierrors.IsNotFound(err):
-		cred.Groups = []string{controlplane.AdminGroup}
-	case err != nil:
-		return err
-	default:
-		seconds := int64((30 * 24 * time.Hour).Seconds())
-		req := authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
-		if err := api.SubResource("token").Create(ctx, &sa, &req); err != nil {
-			return fmt.Errorf("token of %s: %w", account, err)
-		}
-		cred.Token = req.Status.Token
-	}
-	return l.CP.WriteKubeconfig(file, l.CP.URL(), cred)
 }
