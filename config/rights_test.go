@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,7 +25,8 @@ import (
 const (
 	system = "godwit-system"
 	policy = "ValidatingAdmissionPolicy 'godwit-agent'" // by which the policy's refusals are told from RBAC's
-	roles  = "is forbidden: User"                       // RBAC's
+	pools  = "ValidatingAdmissionPolicy 'godwit-controller'"
+	roles  = "is forbidden: User" // RBAC's
 )
 
 // cluster is an API server with Godwit installed, two nodes and their agents'
@@ -156,6 +158,7 @@ func TestRights(t *testing.T) {
 	c := newCluster(t)
 	c.create(block("172.25.0.64/26", "b"))
 	c.create(event("of-b", "Node", "b"))
+	c.create(heldPool())
 	// A policy is in force some time after it was made.
 	unbound := c.token("godwit-agent", nil, "")
 	eventually(t, "the policy comes into force", func(ctx context.Context) error {
@@ -168,7 +171,21 @@ func TestRights(t *testing.T) {
 	t.Run("agent's work", func(t *testing.T) { testAgentsWork(t, c) })
 	t.Run("stolen agent's token", func(t *testing.T) { refused(t, stolen(c.agentOf("a"))) })
 	t.Run("token without a node", func(t *testing.T) { refused(t, withoutNode(c.token("godwit-agent", nil, ""))) })
-	t.Run("controller", func(t *testing.T) { refused(t, controllerAttempts(c.token("godwit-controller", nil, ""))) })
+	controller := c.token("godwit-controller", nil, "")
+	eventually(t, "the controller's policy comes into force", func(ctx context.Context) error {
+		if err := changePool(controller, `{"spec":{"disabled":true}}`, client.DryRunAll)(ctx); err == nil {
+			return errors.New("a change of a pool is not refused")
+		}
+		return nil
+	})
+	t.Run("controller's work", func(t *testing.T) {
+		for _, finalizers := range []string{`["godwit.dev/blocks"]`, "null"} {
+			if err := changePool(controller, `{"metadata":{"finalizers":`+finalizers+`}}`)(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	t.Run("controller", func(t *testing.T) { refused(t, controllerAttempts(controller)) })
 	c.unharmed()
 }
 
@@ -330,7 +347,12 @@ func withoutNode(user client.WithWatch) []attempt {
 
 // controllerAttempts are what the controller needs not, and may not.
 func controllerAttempts(user client.WithWatch) []attempt {
+	// Pools it may patch, as far as their finalizers go.
+	others := slices.DeleteFunc(settings(user), func(a attempt) bool { return a.name == "change IPPool" })
 	return append(append([]attempt{
+		{"disable a pool", pools, changePool(user, `{"spec":{"disabled":true}}`)},
+		{"add to the spec of a pool", pools, changePool(user, `{"spec":{"reservedCIDRs":["10.1.0.0/24"]}}`)},
+		{"label a pool", pools, changePool(user, `{"metadata":{"labels":{"a":"b"}}}`)},
 		{"claim", roles, func(ctx context.Context) error { return user.Create(ctx, block("172.25.4.0/26", "a")) }},
 		{"status of a node's network", roles, func(ctx context.Context) error { return user.Status().Patch(ctx, networkOf("a"), statusPatch()) }},
 		{"the Secret of the passwords", roles, func(ctx context.Context) error {
@@ -340,7 +362,18 @@ func controllerAttempts(user client.WithWatch) []attempt {
 		{"delete a node", roles, func(ctx context.Context) error {
 			return user.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
 		}},
-	}, secrets(user)...), settings(user)...)
+	}, secrets(user)...), others...)
+}
+
+func heldPool() *v1alpha1.IPPool {
+	return &v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "held"}, Spec: v1alpha1.IPPoolSpec{CIDR: "10.1.0.0/16"}}
+}
+
+// changePool changes that pool by a patch.
+func changePool(user client.WithWatch, patch string, options ...client.PatchOption) func(context.Context) error {
+	return func(ctx context.Context) error {
+		return user.Patch(ctx, heldPool(), client.RawPatch(types.MergePatchType, []byte(patch)), options...)
+	}
 }
 
 // unharmed holds that the attempts changed nothing.
