@@ -406,11 +406,19 @@ func (a *Agent) sessions(ctx context.Context) ([]bgp.Session, error) {
 type allocator struct{ a *Agent }
 
 func (al allocator) Allocate(ctx context.Context, o ipam.Owner, pod cni.Pod) ([]ipam.Record, error) {
-	names, err := choosePools(ctx, al.a.state.choices(), pod.Namespace, al.a.namespaces.get)
+	w, err := readWishes(pod.Annotations)
 	if err != nil {
 		return nil, err
 	}
-	return al.a.addresses.Allocate(ctx, ipam.Request{Owner: o, Pod: pod.String(), Pools: names})
+	choose := choosePools
+	if len(w.pools) > 0 {
+		choose = w.choosePools
+	}
+	names, err := choose(ctx, al.a.state.choices(), pod.Namespace, al.a.namespaces.get)
+	if err != nil {
+		return nil, err
+	}
+	return al.a.addresses.Allocate(ctx, ipam.Request{Owner: o, Pod: pod.String(), Pools: names, Addresses: w.addresses})
 }
 
 func (al allocator) Release(_ context.Context, o ipam.Owner) error {

@@ -3,6 +3,8 @@ package agent
 import (
 	"encoding/json"
 	"fmt"
+
+	"github.com/godwit-net/godwit/cni"
 )
 
 // cniConfig returns the network configuration that container runtimes read
@@ -14,7 +16,7 @@ func cniConfig(socket string) ([]byte, error) {
 		"name":         "godwit",
 		"disableCheck": false,
 		"plugins": []plugin{
-			{"type": "godwit-cni", "socket": socket},
+			{"type": "godwit-cni", "socket": socket, "capabilities": map[string]bool{cni.PodAnnotations: true}},
 			{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}, "snat": true},
 		},
 	}

@@ -133,12 +133,14 @@ func (s *Server) attach(ctx context.Context, c *call, ns *wire.Namespace, a Atta
 	return result(c, l)
 }
 
-// allocate gets the container's addresses. When the pools are exhausted,
-// addresses on their way back are waited for.
+// allocate gets the container's addresses. When the pools are exhausted, or the
+// address that the pod asks for is taken, addresses on their way back are waited
+// for.
 func (s *Server) allocate(ctx context.Context, c *call) ([]netip.Addr, error) {
 	records, err := s.o.Allocator.Allocate(ctx, c.owner, c.pod)
 	var exhausted *ipam.ExhaustedError
-	if errors.As(err, &exhausted) && s.anyDoomed() {
+	var unusable *ipam.UnusableAddressError
+	if (errors.As(err, &exhausted) || errors.As(err, &unusable)) && s.anyDoomed() {
 		if rerr := s.reapNow(ctx); rerr != nil {
 			return nil, allocationError(err)
 		}

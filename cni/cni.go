@@ -31,7 +31,11 @@ import (
 
 // Pod is the pod that a container is the sandbox of, as the runtime says; all
 // empty for a container that is none of Kubernetes's.
-type Pod struct{ Namespace, Name, UID string }
+type Pod struct {
+	Namespace, Name, UID string
+	// Annotations are the pod's; nil where the runtime does not hand them on.
+	Annotations map[string]string
+}
 
 // String is namespace/name, or "" for no pod.
 func (p Pod) String() string {

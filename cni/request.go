@@ -38,6 +38,7 @@ type config struct {
 	IPAM              json.RawMessage `json:"ipam"`
 	DNS               types.DNS       `json:"dns"`
 	PrevResult        json.RawMessage `json:"prevResult"`
+	RuntimeConfig     json.RawMessage `json:"runtimeConfig"`
 
 	ValidAttachments []validAttachment `json:"cni.dev/valid-attachments"`
 }
@@ -96,8 +97,34 @@ func (c *call) vetForAdd() error {
 		return errorf(CodeConfig, "an \"mtu\" is 68 to 65535, or left out", "%d is no MTU", c.MTU)
 	}
 	var err error
-	c.pod, err = parseArgs(c.args)
+	if c.pod, err = parseArgs(c.args); err != nil {
+		return err
+	}
+	c.pod.Annotations, err = parseAnnotations(c.RuntimeConfig)
 	return err
+}
+
+// PodAnnotations is the capability by which runtimes hand on the annotations of a
+// pod: containerd and CRI-O know it.
+const PodAnnotations = "io.kubernetes.cri.pod-annotations"
+
+// parseAnnotations reads the annotations of the pod out of what the runtime adds
+// to the network configuration.
+func parseAnnotations(runtimeConfig json.RawMessage) (map[string]string, error) {
+	if !present(runtimeConfig) {
+		return nil, nil
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(runtimeConfig, &members); err != nil {
+		return nil, errorf(CodeDecode, err.Error(), "\"runtimeConfig\" can't be read")
+	}
+	var annotations map[string]string
+	if raw := members[PodAnnotations]; present(raw) {
+		if err := json.Unmarshal(raw, &annotations); err != nil {
+			return nil, errorf(CodeDecode, err.Error(), "the pod's annotations in \"runtimeConfig\" can't be read")
+		}
+	}
+	return annotations, nil
 }
 
 func supported() string { return "supported are " + strings.Join(versions, ", ") }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -248,6 +249,7 @@ func TestBadInput(t *testing.T) {
 		{"address plugin", config(`{"cniVersion":"1.1.0","name":"godwit","ipam":{"type":"host-local"}}`), 2, `the network configuration has an "ipam" section`},
 		{"not first in the chain", config(`{"cniVersion":"1.1.0","name":"godwit","prevResult":{"ips":[]}}`), 7, "godwit-cni is not the first plugin of the network"},
 		{"bad MTU", config(`{"cniVersion":"1.1.0","name":"godwit","mtu":5}`), 7, "5 is no MTU"},
+		{"annotations of a wrong type", config(`{"cniVersion":"1.1.0","name":"godwit","runtimeConfig":{"io.kubernetes.cri.pod-annotations":["a"]}}`), 6, `the pod's annotations in "runtimeConfig" can't be read`},
 		{"bad DNS", config(`{"cniVersion":"1.1.0","name":"godwit","dns":{"nameservers":"one"}}`), 6, "the network configuration can't be read"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -261,6 +263,24 @@ func TestBadInput(t *testing.T) {
 			}
 			b.expectLeft("0 links, 0 routes, 0 records")
 		})
+	}
+}
+
+func TestAnnotationsReachTheAllocator(t *testing.T) {
+	for text, want := range map[string]map[string]string{
+		plainConfig: nil,
+		`{"cniVersion":"1.1.0","name":"godwit","runtimeConfig":{"portMappings":[]}}`:                                                       nil,
+		`{"cniVersion":"1.1.0","name":"godwit","runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"godwit.dev/ip":"10.0.0.7","a":""}}}`: {"godwit.dev/ip": "10.0.0.7", "a": ""},
+	} {
+		r := request("c")
+		r.Config = []byte(text)
+		c, err := parseCall(r)
+		if err == nil {
+			err = c.vetForAdd()
+		}
+		if err != nil || !maps.Equal(c.pod.Annotations, want) || c.pod.Name != "till-0" {
+			t.Errorf("%s: %v, pod %+v, want annotations %v", text, err, c.pod, want)
+		}
 	}
 }
 

@@ -13,9 +13,11 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 
+	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/e2e/lab"
 	"github.com/godwit-net/godwit/e2e/namespace"
 	"github.com/godwit-net/godwit/e2e/pods"
+	"github.com/godwit-net/godwit/e2e/topology"
 	"github.com/godwit-net/godwit/e2e/traffic"
 )
 
@@ -33,13 +35,21 @@ func testPluginChain(t *testing.T, l *lab.Lab) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	block := nodeOf(t, l, "n1").Block.V4
+	fixed := block.Addr().As4()
+	fixed[3] += 61 // not one of the first, which other pods have
+	wanted := netip.AddrFrom4(fixed)
 	caps := map[string]any{
-		"portMappings": []map[string]any{{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}},
-		"bandwidth":    map[string]any{"ingressRate": 8_000_000, "ingressBurst": 8_000_000, "egressRate": 8_000_000, "egressBurst": 8_000_000},
+		"io.kubernetes.cri.pod-annotations": map[string]string{v1alpha1.AddressAnnotation: wanted.String(), v1alpha1.PoolsAnnotation: lab.PoolOf(topology.IPv4)},
+		"portMappings":                      []map[string]any{{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}},
+		"bandwidth":                         map[string]any{"ingressRate": 8_000_000, "ingressBurst": 8_000_000, "egressRate": 8_000_000, "egressBurst": 8_000_000},
 	}
 	p := pods.New("n1-chain", "default", l.Top.Namespace("n1-chain"))
 	if _, err := rt.Add(ctx, &p, list, caps); err != nil {
 		t.Fatal(err)
+	}
+	if p.Address != wanted {
+		t.Errorf("the pod has %s, want %s, which it asks for by its annotation", p.Address, wanted)
 	}
 	t.Run("tuning", func(t *testing.T) {
 		if got := strings.TrimSpace(run(t, l, "n1-chain", "cat /proc/sys/net/core/somaxconn")); got != "512" {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -17,6 +18,19 @@ type Request struct {
 	// Pools are names of pools in order of preference. The owner gets one address of
 	// each family that those of them have which give out addresses on this node.
 	Pools []string
+	// Addresses are those that the owner is to have and no others, at most one of a
+	// family: free ones, out of blocks that the node holds of these pools.
+	Addresses []netip.Addr
+}
+
+// UnusableAddressError says that an owner can't have the address that it asks for.
+type UnusableAddressError struct {
+	Address netip.Addr
+	Reason  string // in words, and what to do
+}
+
+func (e *UnusableAddressError) Error() string {
+	return fmt.Sprintf("address %s can't be had: %s", e.Address, e.Reason)
 }
 
 // shortage says that no block of this node has a free address of a family.
@@ -35,8 +49,9 @@ type shortage struct {
 // Where this node's blocks have a free address in any of the pools, Allocate
 // doesn't wait. Else it claims a block, one claim at a time for each pool
 // whoever waits, until ctx or Options.ClaimTimeout ends. It returns
-// *ExhaustedError if there is no address to be had, and *UnavailableError if
-// that could not be found out in time.
+// *ExhaustedError if there is no address to be had, *UnavailableError if that
+// could not be found out in time, and *UnusableAddressError, at once, for an
+// address that the request asks for and can't have.
 func (n *Node) Allocate(ctx context.Context, r Request) ([]Record, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -79,14 +94,14 @@ func (n *Node) tryAllocate(r Request) ([]Record, *shortage, error) {
 		default:
 			n.remember(lists)
 			if len(have) > 0 {
-				return n.allocatedBefore(r.Owner, lists)
+				return n.allocatedBefore(r, lists)
 			}
 		}
-		picks, short := n.pickAll(missing)
-		if short != nil {
-			return nil, short, nil
+		picks, short, err := n.pickAll(missing, r.Addresses)
+		if short != nil || err != nil {
+			return nil, short, err
 		}
-		err := n.record(r, picks)
+		err = n.record(r, picks)
 		if err == nil {
 			_, err = n.release(r.Owner, outdated)
 		}
@@ -99,18 +114,52 @@ func (n *Node) tryAllocate(r Request) ([]Record, *shortage, error) {
 	}
 }
 
-// pickAll chooses an address of each of the lists of pools, or tells of which
-// list there is none.
-func (n *Node) pickAll(lists [][]string) ([]pick, *shortage) {
+// pickAll chooses an address of each of the lists of pools, the one that is asked
+// for if one is, or tells of which list there is none.
+func (n *Node) pickAll(lists [][]string, wanted []netip.Addr) ([]pick, *shortage, error) {
 	picks := make([]pick, 0, len(lists))
 	for _, list := range lists {
+		is4 := n.pools[list[0]].CIDR.Addr().Is4()
+		if i := slices.IndexFunc(wanted, func(a netip.Addr) bool { return a.Is4() == is4 }); i >= 0 {
+			p, err := n.pickWanted(list, wanted[i])
+			if err != nil {
+				return nil, nil, err
+			}
+			picks = append(picks, p)
+			continue
+		}
 		p, ok := n.pick(list)
 		if !ok {
-			return nil, &shortage{list, n.wake}
+			return nil, &shortage{list, n.wake}, nil
 		}
 		picks = append(picks, p)
 	}
-	return picks, nil
+	for _, a := range wanted {
+		if !slices.ContainsFunc(picks, func(p pick) bool { return p.addr == a }) {
+			return nil, nil, &UnusableAddressError{a, "no pool of its family gives the pod an address on this node"}
+		}
+	}
+	return picks, nil, nil
+}
+
+// pickWanted chooses the address that is asked for.
+func (n *Node) pickWanted(pools []string, a netip.Addr) (pick, error) {
+	unusable := func(format string, args ...any) (pick, error) {
+		return pick{}, &UnusableAddressError{a, fmt.Sprintf(format, args...)}
+	}
+	b := n.blockOf(a)
+	switch {
+	case b == nil || b.state != blockHeld:
+		return unusable("it is in no block of node %s (see kubectl get ipblocks): let the pod run on the node that has its block", n.o.Node)
+	case !slices.Contains(pools, b.Pool):
+		return unusable("it is of IP pool %s, which the pod does not use", b.Pool)
+	case b.isReserved(a):
+		return unusable("it is reserved in IP pool %s", b.Pool)
+	}
+	if have, taken := n.records[a]; taken {
+		return unusable("pod %s (%s) has it", have.Pod, have.Owner)
+	}
+	return pick{released{a, n.freed[a]}, b.Pool, b}, nil
 }
 
 // families parts the usable ones of pools by family, in order, IPv4 first.
@@ -135,7 +184,8 @@ func (n *Node) families(names []string) [][]string {
 }
 
 // allocatedBefore answers a request of an owner that has addresses.
-func (n *Node) allocatedBefore(o Owner, lists [][]string) ([]Record, *shortage, error) {
+func (n *Node) allocatedBefore(r Request, lists [][]string) ([]Record, *shortage, error) {
+	o := r.Owner
 	have := n.owners[o]
 	same := len(have) == len(lists)
 	for i, a := range have {
@@ -144,6 +194,11 @@ func (n *Node) allocatedBefore(o Owner, lists [][]string) ([]Record, *shortage, 
 	if !same {
 		return nil, nil, fmt.Errorf("%s: %w, and of other families than are asked for: %s: delete it before it is added again",
 			o, ErrOwnerHasAddress, have)
+	}
+	for _, a := range r.Addresses {
+		if !slices.Contains(have, a) {
+			return nil, nil, fmt.Errorf("%s: %w, and not %s that is asked for: %s: delete it before it is added again", o, ErrOwnerHasAddress, a, have)
+		}
 	}
 	return n.recordsOf(o), nil, nil
 }

@@ -497,3 +497,45 @@ func TestReuseIsFIFOAcrossBlocks(t *testing.T) {
 		}
 	}
 }
+
+// An owner may ask for the addresses that it is to have.
+func TestWantedAddresses(t *testing.T) {
+	b := newBed(t, pool("a", "10.0.0.0/24", 26, "10.0.0.0/28"), pool("b", "10.1.0.0/24", 26), pool("six", "fd00::/120", 122))
+	b.SetBlocks([]ipam.Block{block("10.0.0.0/26", "a", "n1"), block("10.1.0.0/26", "b", "n1"), block("fd00::/122", "six", "n1")})
+	ask := func(id string, wanted ...string) string {
+		r := ipam.Request{Owner: owner(id), Pod: "default/" + id, Pools: []string{"a", "six"}}
+		for _, w := range wanted {
+			r.Addresses = append(r.Addresses, netip.MustParseAddr(w))
+		}
+		records, err := b.Allocate(t.Context(), r)
+		if err != nil {
+			return err.Error()
+		}
+		return addresses(records)
+	}
+	for _, step := range []struct {
+		id     string
+		wanted []string
+		want   string
+	}{
+		{"c", []string{"10.0.0.17"}, "10.0.0.17 fd00::"},
+		{"c", []string{"10.0.0.17"}, "10.0.0.17 fd00::"}, // asked again
+		{"c", []string{"10.0.0.18"}, "c/eth0: the owner has an address already, and not 10.0.0.18 that is asked for: [10.0.0.17 fd00::]: delete it before it is added again"},
+		{"d", []string{"10.0.0.17"}, "address 10.0.0.17 can't be had: pod default/c (c/eth0) has it"},
+		{"d", []string{"10.0.0.3"}, "address 10.0.0.3 can't be had: it is reserved in IP pool a"},
+		{"d", []string{"10.0.0.64"}, "address 10.0.0.64 can't be had: it is in no block of node n1 (see kubectl get ipblocks): let the pod run on the node that has its block"},
+		{"d", []string{"10.1.0.1"}, "address 10.1.0.1 can't be had: it is of IP pool b, which the pod does not use"},
+		{"d", []string{"fd00::9", "10.0.0.16"}, "10.0.0.16 fd00::9"},
+		{"e", nil, "10.0.0.18 fd00::1"}, // the others go around them
+	} {
+		if got := ask(step.id, step.wanted...); got != step.want {
+			t.Errorf("%s asks for %s: %s, want %s", step.id, step.wanted, got, step.want)
+		}
+	}
+	b.wantBlocks("10.0.0.0/26 a 3/48", "10.1.0.0/26 b 0/64", "fd00::/122 six 3/64")
+	b.del("c")
+	if got := ask("f", "10.0.0.17"); got != "10.0.0.17 fd00::2" {
+		t.Errorf("an address that is free again: %s", got)
+	}
+	b.wantBlocks("10.0.0.0/26 a 3/48", "10.1.0.0/26 b 0/64", "fd00::/122 six 3/64")
+}

@@ -38,3 +38,15 @@ func AddToScheme(s *runtime.Scheme) error {
 	metav1.AddToGroupVersion(s, gv)
 	return nil
 }
+
+// Annotations of a pod, which the container runtime hands on when the pod is
+// attached. Each is a JSON list of strings, or the same separated by commas.
+const (
+	// PoolsAnnotation names the IPPools that the pod is to have its addresses of, in
+	// order of preference. They must give out addresses on the pod's node and to its
+	// namespace.
+	PoolsAnnotation = GroupName + "/ippools"
+	// AddressAnnotation is the address that the pod is to have, at most one of each
+	// family, out of the blocks of its node.
+	AddressAnnotation = GroupName + "/ip"
+)
