@@ -31,15 +31,13 @@ import (
 	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/cni"
-	"github.com/godwit-net/godwit/cni/wire"
 	"github.com/godwit-net/godwit/ipam"
-	"github.com/godwit-net/godwit/nat"
 	"github.com/godwit-net/godwit/routes"
 	"github.com/godwit-net/godwit/tunnel"
 )
 
-// Options are what an agent needs. All fields but CNIConfig, MetricsAddress and
-// Events are required.
+// Options are what an agent needs. All fields but CNIConfig, MetricsAddress,
+// Events and Kernel are required.
 type Options struct {
 	Node      string // the node's name in the Kubernetes API
 	Namespace string // of the Secrets that hold passwords
@@ -57,18 +55,22 @@ type Options struct {
 	// NewSpeaker makes the BGP speaker. restarting tells that routes of an earlier
 	// life of the agent are in the kernel.
 	NewSpeaker func(sink bgp.Sink, restarting bool) (bgp.Speaker, error)
-	Log        *slog.Logger
+	// Kernel is the node's kernel, which the agent closes at its end; nil: that of the
+	// network namespace in which the process runs.
+	Kernel *Kernel
+	Log    *slog.Logger
 }
 
-// Agent is the agent of one node. It works in the network namespace in which
-// the process runs.
+// Agent is the agent of one node.
 type Agent struct {
 	o   Options
 	log *slog.Logger
 
-	table      *routes.Table
-	tunnels    *tunnel.Table
-	masquerade *nat.Table
+	kernel     *Kernel
+	table      RouteTable
+	tunnels    TunnelTable
+	masquerade MasqueradeTable
+	host       Host
 	addresses  *ipam.Node
 	server     *cni.Server
 	speaker    bgp.Speaker
@@ -115,7 +117,6 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	a := &Agent{
 		o:          o,
 		log:        o.Log,
-		underlay:   newUnderlay(o.Log.With("part", "underlay")),
 		passwords:  newPasswords(o.Client, o.Namespace),
 		remote:     newRemoteBlocks(o.Client),
 		namespaces: newNamespaces(o.Client),
@@ -131,15 +132,13 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.table, err = routes.Open(routes.Options{Log: o.Log.With("part", "routes")}); err != nil {
-		return nil, fmt.Errorf("open the route table: %w", err)
+	if a.kernel = o.Kernel; a.kernel == nil {
+		if a.kernel, err = OpenKernel(o.Log); err != nil {
+			return nil, err
+		}
 	}
-	if a.tunnels, err = tunnel.Open(tunnel.Options{Log: o.Log.With("part", "tunnel")}); err != nil {
-		return nil, fmt.Errorf("open the tunnels: %w", err)
-	}
-	if a.masquerade, err = nat.Open(); err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
+	a.table, a.tunnels, a.masquerade, a.host = a.kernel.Routes, a.kernel.Tunnels, a.kernel.Masquerade, a.kernel.Host
+	a.underlay = newUnderlay(a.host, o.Log.With("part", "underlay"))
 	a.addresses, err = ipam.Open(ipam.Options{
 		Node:  o.Node,
 		Store: BlockStore{Client: o.Client},
@@ -174,14 +173,10 @@ func leaveMark(dir string) (before bool, err error) {
 
 // openCNI makes the CNI server and takes over the pods that are attached.
 func (a *Agent) openCNI(ctx context.Context) error {
-	wirer, err := wire.New(wire.Options{Log: a.log.With("part", "wire")})
-	if err != nil {
-		return fmt.Errorf("open the pods' wiring: %w", err)
-	}
 	a.server = cni.NewServer(cni.Options{
 		Allocator: allocator{a},
 		Routes:    podRoutes{a.table},
-		Wirer:     wirer,
+		Wirer:     a.kernel.Wirer,
 		Ready:     a.ready,
 		MTU:       a.podMTU,
 		Log:       a.log.With("part", "cni"),
@@ -246,9 +241,7 @@ func (a *Agent) stop(ctx context.Context) error {
 	}
 	return errors.Join(
 		a.speaker.Stop(ctx, mode),
-		a.masquerade.Close(),
-		a.tunnels.Close(),
-		a.table.Close(),
+		a.kernel.close(),
 	)
 }
 
@@ -344,7 +337,7 @@ func (a *Agent) observe(ctx context.Context) (*observation, bool) {
 	o.generation = generation
 	o.mtu = a.poolMTU(&o.desired)
 	var err error
-	if o.addresses, err = findAddresses(want); err != nil {
+	if o.addresses, err = a.host.Addresses(want); err != nil {
 		o.problems = append(o.problems, err)
 	}
 	if len(o.addresses) < len(want) {
@@ -378,7 +371,7 @@ func (al allocator) Adopt(r ipam.Record) error { return al.a.addresses.Adopt(r) 
 func (al allocator) Records() []ipam.Record { return al.a.addresses.Records() }
 
 // podRoutes are the routes of pods in the node's table.
-type podRoutes struct{ table *routes.Table }
+type podRoutes struct{ table RouteTable }
 
 func (p podRoutes) Add(ctx context.Context, addr netip.Addr, link string) error {
 	dst := hostPrefix(addr)
