@@ -296,7 +296,7 @@ func testStatusWriter(t *testing.T, c client.Client) {
 	get(false)
 	for i := range countBurst { // a few changes of a figure are written at once
 		o.blocks[0].Allocated++
-		step(2 * time.Second)
+		step(2*time.Second + time.Duration(i)*100*time.Millisecond)
 		if s := get(true); s.Blocks[0].Allocated != int32(i+2) {
 			t.Errorf("allocated %d, want %d", s.Blocks[0].Allocated, i+2)
 		}
@@ -324,7 +324,7 @@ func testStatusWriter(t *testing.T, c client.Client) {
 	}
 	o.sessions[0].Refused = []netip.Prefix{netip.MustParsePrefix("172.25.1.0/26"), netip.MustParsePrefix("172.25.2.0/26")}
 	o.sessions[0].RefusedCount = 2
-	for w.counts.AllowN(start.Add(countInterval+5*time.Second), 1) { // as if figures had been written
+	for w.figures.limit.AllowN(start.Add(countInterval+5*time.Second), 1) { // as if figures had been written
 	}
 	step(countInterval + 5*time.Second) // more of the same is figures
 	get(false)

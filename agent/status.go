@@ -4,13 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
 	"time"
 
-	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -24,10 +24,8 @@ import (
 )
 
 const (
-	statusInterval = time.Second      // how often the node is looked at
-	countInterval  = 10 * time.Second // how often mere figures are written, in the long run
-	countBurst     = 3                // how many such writes may come one upon the other
-	maxFailed      = 16               // failed routes in a status
+	statusInterval = time.Second // how often the node is looked at
+	maxFailed      = 16          // failed routes in a status
 )
 
 // observation is what an agent sees of its node at one moment.
@@ -180,24 +178,41 @@ func withoutCounts(s *v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStatus {
 }
 
 // statusWriter writes a node's status when it differs: at once where it says
-// something new, and seldom where only figures moved.
+// something new, and seldom where only figures moved (see figures).
 type statusWriter struct {
 	client  client.Client
 	node    string
 	written v1alpha1.NodeNetworkStatus
-	counts  *rate.Limiter // of writes that change figures alone
+	figures *figures
+	next    time.Time     // no write before
+	backoff time.Duration // since writes fail; 0: they don't
+	failed  error         // of the last write
 }
 
+const (
+	// sessionSpacing is the least time between two writes of a status for each session
+	// in it: what a write costs the API server grows with them, and on a reflector
+	// something is new of one of them with every node that joins.
+	sessionSpacing = 10 * time.Millisecond
+	// maxBackoff bounds the time between tries when writes fail: an API server that has
+	// too much to do gets less, not more.
+	maxBackoff = 30 * time.Second
+)
+
 func newStatusWriter(c client.Client, node string) *statusWriter {
-	return &statusWriter{client: c, node: node, counts: rate.NewLimiter(rate.Every(countInterval), countBurst)}
+	return &statusWriter{client: c, node: node, figures: newFigures()}
 }
 
 func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time) error {
 	s := status(o, &w.written, metav1.NewTime(now.Truncate(time.Second)))
 	if reflect.DeepEqual(s, w.written) {
+		w.figures.settled()
 		return nil
 	}
-	if reflect.DeepEqual(withoutCounts(&s), withoutCounts(&w.written)) && !w.counts.AllowN(now, 1) {
+	if now.Before(w.next) {
+		return w.failed
+	}
+	if reflect.DeepEqual(withoutCounts(&s), withoutCounts(&w.written)) && !w.figures.ripe(o, now) {
 		return nil
 	}
 	// "add" replaces what is there: the status is the agent's as a whole.
@@ -207,9 +222,14 @@ func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time)
 	}
 	obj := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: w.node}}
 	if err := w.client.Status().Patch(ctx, obj, client.RawPatch(types.JSONPatchType, patch)); err != nil {
-		return fmt.Errorf("write status: %w", err)
+		w.backoff = min(max(2*w.backoff, statusInterval), maxBackoff)
+		w.next = now.Add(w.backoff/2 + rand.N(w.backoff)) // #nosec G404 -- a spread
+		w.failed = fmt.Errorf("write status: %w", err)
+		return w.failed
 	}
-	w.written = s
+	w.written, w.failed, w.backoff = s, nil, 0
+	w.next = now.Add(time.Duration(len(s.Sessions)) * sessionSpacing)
+	w.figures.settled()
 	return nil
 }
 
