@@ -310,7 +310,7 @@ func (a *Agent) report(ctx context.Context) {
 			}
 			suspects.weigh(o.sessions, now)
 			events.look(o.sessions, now)
-			wctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			wctx, cancel := context.WithTimeout(ctx, writeTimeout)
 			err := w.write(wctx, o, now)
 			cancel()
 			if text(err) != failed && ctx.Err() == nil {

@@ -15,9 +15,9 @@ const (
 
 	// figureShare is a node's share of the cluster's time for figures, for each block
 	// in the cluster: a block that comes changes the figures of all nodes at the same
-	// moment, and thousands of nodes are not to write at the same moment. It makes 100
+	// moment, and thousands of nodes are not to write at the same moment. It makes 50
 	// writes a second where each node has a block.
-	figureShare = 10 * time.Millisecond
+	figureShare = 20 * time.Millisecond
 	// freshPlan is for how long after a change of the node's plan figures are written
 	// at once: the controller may wait for them.
 	freshPlan = 30 * time.Second

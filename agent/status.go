@@ -184,6 +184,8 @@ type statusWriter struct {
 	node    string
 	written v1alpha1.NodeNetworkStatus
 	figures *figures
+	plan    int64         // generation of the node's plan
+	planned time.Time     // when that was first carried out
 	next    time.Time     // no write before
 	backoff time.Duration // since writes fail; 0: they don't
 	failed  error         // of the last write
@@ -194,6 +196,11 @@ const (
 	// in it: what a write costs the API server grows with them, and on a reflector
 	// something is new of one of them with every node that joins.
 	sessionSpacing = 10 * time.Millisecond
+	// settleStatus is for how long a new plan may settle before it is reported.
+	settleStatus = 3 * time.Second
+	// writeTimeout bounds a write. Where the API server has a queue, to give up and come
+	// back would only make it longer.
+	writeTimeout = 15 * time.Second
 	// maxBackoff bounds the time between tries when writes fail: an API server that has
 	// too much to do gets less, not more.
 	maxBackoff = 30 * time.Second
@@ -209,7 +216,7 @@ func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time)
 		w.figures.settled()
 		return nil
 	}
-	if now.Before(w.next) {
+	if now.Before(w.next) || w.unsettled(o, now) {
 		return w.failed
 	}
 	if reflect.DeepEqual(withoutCounts(&s), withoutCounts(&w.written)) && !w.figures.ripe(o, now) {
@@ -231,6 +238,20 @@ func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time)
 	w.next = now.Add(time.Duration(len(s.Sessions)) * sessionSpacing)
 	w.figures.settled()
 	return nil
+}
+
+// unsettled tells whether a plan was carried out just now and what follows from it
+// has yet to come: blocks, and sessions with nodes whose own plan came at the same
+// time. It is reported in one with them.
+func (w *statusWriter) unsettled(o *observation, now time.Time) bool {
+	if o.generation != w.plan {
+		w.plan, w.planned = o.generation, now
+	}
+	if now.Sub(w.planned) >= settleStatus {
+		return false
+	}
+	return len(o.blocks) == 0 && len(o.desired.choices) > 0 ||
+		slices.ContainsFunc(o.sessions, func(s bgp.Session) bool { return s.Kind == bgp.PeerNode && s.State != bgp.StateEstablished })
 }
 
 // sortedUnique is for the few addresses that a node exempts or reports.

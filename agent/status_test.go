@@ -37,6 +37,7 @@ func TestStatusOfReflector(t *testing.T) {
 	w := newStatusWriter(p, "n1")
 	o := &observation{generation: 1, sessions: make([]bgp.Session, 500)}
 	began := time.Unix(1700000000, 0)
+	w.plan, w.planned = 1, began.Add(-settleStatus)
 	for i := range 60 {
 		o.sessions[i].State = bgp.StateEstablished
 		if err := w.write(t.Context(), o, began.Add(time.Duration(i)*time.Second)); err != nil {
@@ -45,6 +46,36 @@ func TestStatusOfReflector(t *testing.T) {
 	}
 	if p.n != 12 {
 		t.Errorf("written %d times in a minute, want 12", p.n)
+	}
+}
+
+// TestStatusOfNewPlan has blocks and sessions come up one after the other: they
+// are written in one.
+func TestStatusOfNewPlan(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		sessions time.Duration // when they are up
+		want     time.Duration // when the first status is written
+	}{
+		{"at once", 0, 0},
+		{"soon", 2 * time.Second, 2 * time.Second},
+		{"late", time.Minute, settleStatus},
+	} {
+		p := &patches{}
+		w := newStatusWriter(p, "n1")
+		began := time.Unix(1700000000, 0)
+		for at := time.Duration(0); p.n == 0 && at < time.Minute; at += time.Second {
+			o := &observation{generation: 1, sessions: []bgp.Session{{State: bgp.StateActive}, {Kind: bgp.PeerExternal, State: bgp.StateActive}}}
+			if at >= tt.sessions {
+				o.sessions[0].State = bgp.StateEstablished
+			}
+			if err := w.write(t.Context(), o, began.Add(at)); err != nil {
+				t.Fatal(err)
+			}
+			if written := p.n > 0; written != (at >= tt.want) {
+				t.Errorf("%s: after %v written %t", tt.name, at, written)
+			}
+		}
 	}
 }
 
