@@ -4,22 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -82,7 +77,7 @@ func (l *Lab) createObjects(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.applyFolder(ctx, api, "crd"); err != nil {
+	if err := controlplane.ApplyFolder(ctx, api, filepath.Join(l.ConfigDir, "crd"), "godwit-lab"); err != nil {
 		return err
 	}
 	objects := []client.Object{&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: SystemNamespace}}}
@@ -97,7 +92,7 @@ func (l *Lab) createObjects(ctx context.Context) error {
 	}
 	// Agents and controller get the rights that the project's manifests give them, and
 	// no more.
-	if err := l.applyFolder(ctx, api, "rbac"); err != nil {
+	if err := controlplane.ApplyFolder(ctx, api, filepath.Join(l.ConfigDir, "rbac"), "godwit-lab"); err != nil {
 		return err
 	}
 	if err := l.createGodwitObjects(ctx, api); err != nil {
@@ -272,52 +267,6 @@ func (l *Lab) AddNode(ctx context.Context, n topology.Node) error {
 	return reportNode(ctx, api, n)
 }
 
-// applyFolder applies the manifests of a folder of the project's config; a
-// folder that is not there is no error.
-func (l *Lab) applyFolder(ctx context.Context, api client.Client, folder string) error {
-	files, err := filepath.Glob(filepath.Join(l.ConfigDir, folder, "*.yaml"))
-	if err != nil {
-		return err
-	}
-	if folder == "crd" && len(files) == 0 {
-		return fmt.Errorf("no custom resource definitions in %s: run the lab in the project's own folder", filepath.Join(l.ConfigDir, folder))
-	}
-	slices.Sort(files)
-	for _, f := range files {
-		if filepath.Base(f) == "kustomization.yaml" {
-			continue
-		}
-		if err := applyFile(ctx, api, f); err != nil {
-			return fmt.Errorf("apply %s: %w", f, err)
-		}
-	}
-	return nil
-}
-
-func applyFile(ctx context.Context, api client.Client, file string) error {
-	f, err := os.Open(file) // #nosec G304 -- the project's own manifests
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	dec := yaml.NewYAMLOrJSONDecoder(f, 4096)
-	for {
-		var u unstructured.Unstructured
-		if err := dec.Decode(&u.Object); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if len(u.Object) == 0 {
-			continue
-		}
-		err := api.Apply(ctx, client.ApplyConfigurationFromUnstructured(&u), client.FieldOwner("godwit-lab"), client.ForceOwnership)
-		if err != nil {
-			return fmt.Errorf("%s %s: %w", u.GetKind(), u.GetName(), err)
-		}
-	}
-}
-
 // writeCredentials writes the kubeconfig of one of Godwit's programs: its
 // service account's where the project's manifests make one, else an
 // administrator's.
@@ -340,12 +289,9 @@ func (l *Lab) writeCredentials(ctx context.Context, file, account string) error 
 	case err != nil:
 		return err
 	default:
-		seconds := int64((30 * 24 * time.Hour).Seconds())
-		req := authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
-		if err := api.SubResource("token").Create(ctx, &sa, &req); err != nil {
-			return fmt.Errorf("token of %s: %w", account, err)
+		if cred.Token, err = controlplane.Token(ctx, api, &sa); err != nil {
+			return err
 		}
-		cred.Token = req.Status.Token
 	}
 	return l.CP.WriteKubeconfig(file, l.CP.URL(), cred)
 }

@@ -1,0 +1,270 @@
+// Package scale measures Godwit's control plane with many nodes on one machine:
+// a real kube-apiserver and etcd, the real controller as a process, and agents
+// that are real on their API side, many in one process. Their kernels are those
+// of agent/agenttest, their BGP speakers those of package world.
+//
+// Invariants:
+//   - Each agent has a client and a connection of its own, on which everything is
+//     counted that goes over it.
+//   - Agents and controller have the rights, and the limits of rates, that they
+//     have in a cluster.
+//   - What it makes on the machine (one network namespace, one folder, processes)
+//     is gone after Close.
+package scale
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/e2e/controlplane"
+	"github.com/godwit-net/godwit/e2e/namespace"
+	"github.com/godwit-net/godwit/e2e/patience"
+	"github.com/godwit-net/godwit/e2e/process"
+	"github.com/godwit-net/godwit/e2e/scale/world"
+)
+
+const (
+	systemNamespace = "godwit-system"
+	controllerName  = "godwit-controller"
+	owner           = client.FieldOwner("godwit-scale")
+)
+
+// Setup says what a cluster is made of.
+type Setup struct {
+	Bin, KubeBin string // folders with Godwit's programs and with etcd and kube-apiserver
+	ConfigDir    string // the project's config folder
+	Topology     v1alpha1.Topology
+	MeshLimit    int // up to how many nodes Auto is a mesh
+	Pools        int // each node has a block of each
+	Progress     io.Writer
+}
+
+// Cluster is a control plane with simulated nodes.
+type Cluster struct {
+	Setup
+	Dir   string
+	Group *process.Group
+
+	netns    string
+	cp       *controlplane.ControlPlane
+	api      client.WithWatch // an administrator's
+	agents   *rest.Config     // of agents
+	world    *world.World
+	agentLog *os.File
+	plans    *plans
+
+	mu    sync.Mutex
+	nodes []*node
+}
+
+// NewCluster starts the control plane and the controller. Close the cluster also
+// after an error of its use.
+func NewCluster(ctx context.Context, s Setup) (_ *Cluster, err error) {
+	c := &Cluster{Setup: s, netns: prefix + strconv.Itoa(os.Getpid()), world: world.New()}
+	if err := sweep(); err != nil {
+		return nil, err
+	}
+	// In memory: thousands of checkpoints are no measure of the machine's one disk.
+	if c.Dir, err = os.MkdirTemp("/dev/shm", prefix); err != nil {
+		return nil, err
+	}
+	c.Group = process.Open(c.Dir)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Close())
+		}
+	}()
+	if c.agentLog, err = os.Create(filepath.Join(c.Dir, "agents.log")); err != nil {
+		return nil, err
+	}
+	if err := namespace.Add(ctx, c.netns); err != nil {
+		return nil, err
+	}
+	p, err := patience.FromEnvironment()
+	if err != nil {
+		return nil, err
+	}
+	c.Group.Patience = p
+	c.cp = &controlplane.ControlPlane{
+		Dir: filepath.Join(c.Dir, "control-plane"), Netns: c.netns, Address: netip.AddrFrom4([4]byte{127, 0, 0, 1}),
+		Etcd: filepath.Join(s.KubeBin, "etcd"), Server: filepath.Join(s.KubeBin, "kube-apiserver"),
+		Group: c.Group, Patience: p,
+	}
+	c.say("starting etcd and kube-apiserver")
+	if err := c.cp.Start(ctx); err != nil {
+		return nil, err
+	}
+	admin := controlplane.Credentials{User: "scale", Groups: []string{controlplane.AdminGroup}}
+	if err := c.cp.WriteKubeconfig(filepath.Join(c.Dir, "admin.kubeconfig"), c.cp.URL(), admin); err != nil {
+		return nil, err
+	}
+	if err := c.createObjects(ctx); err != nil {
+		return nil, err
+	}
+	c.plans = watchPlans(ctx, c)
+	if err := c.startController(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Cluster) say(format string, a ...any) {
+	if c.Progress != nil {
+		_, _ = fmt.Fprintf(c.Progress, time.Now().Format("15:04:05 ")+format+"\n", a...)
+	}
+}
+
+func (c *Cluster) createObjects(ctx context.Context) error {
+	cfg, err := c.cp.Config("scale", controlplane.AdminGroup)
+	if err != nil {
+		return err
+	}
+	kinds := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(kinds), v1alpha1.AddToScheme(kinds)); err != nil {
+		return err
+	}
+	if c.api, err = client.NewWithWatch(cfg, client.Options{Scheme: kinds}); err != nil {
+		return err
+	}
+	if err := controlplane.ApplyFolder(ctx, c.api, filepath.Join(c.ConfigDir, "crd"), owner); err != nil {
+		return err
+	}
+	if err := c.api.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: systemNamespace}}); err != nil {
+		return err
+	}
+	if err := controlplane.ApplyFolder(ctx, c.api, filepath.Join(c.ConfigDir, "rbac"), owner); err != nil {
+		return err
+	}
+	objects := []client.Object{&v1alpha1.BGPConfig{
+		ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.BGPConfigName},
+		Spec: v1alpha1.BGPConfigSpec{
+			Topology:        c.Topology,
+			RouteReflectors: &v1alpha1.RouteReflectors{MeshLimit: new(int32(c.MeshLimit))},
+		},
+	}}
+	for i := range c.Pools {
+		objects = append(objects, &v1alpha1.IPPool{
+			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("pool%d", i)},
+			Spec:       v1alpha1.IPPoolSpec{CIDR: poolRange(i).String(), NATOutgoing: true},
+		})
+	}
+	for _, o := range objects {
+		if err := c.api.Create(ctx, o); err != nil {
+			return fmt.Errorf("create %T %s: %w", o, o.GetName(), err)
+		}
+	}
+	c.agents, err = c.account(ctx, cfg, "godwit-agent")
+	return err
+}
+
+// poolRange has room for 16384 blocks.
+func poolRange(i int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(64 + 16*i), 0, 0}), 12)
+}
+
+// account returns how a service account reaches the API server, with the limits
+// of rates that clients have without any of their own.
+func (c *Cluster) account(ctx context.Context, admin *rest.Config, name string) (*rest.Config, error) {
+	token, err := controlplane.Token(ctx, c.api, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: systemNamespace, Name: name}})
+	if err != nil {
+		return nil, err
+	}
+	cfg := rest.AnonymousClientConfig(admin)
+	cfg.BearerToken, cfg.Dial, cfg.QPS = token, admin.Dial, 0
+	return cfg, nil
+}
+
+func (c *Cluster) startController(ctx context.Context) error {
+	c.say("starting godwit-controller")
+	token, err := controlplane.Token(ctx, c.api, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: systemNamespace, Name: controllerName}})
+	if err != nil {
+		return err
+	}
+	kubeconfig := filepath.Join(c.Dir, "controller.kubeconfig")
+	if err := c.cp.WriteKubeconfig(kubeconfig, c.cp.URL(), controlplane.Credentials{User: controllerName, Token: token}); err != nil {
+		return err
+	}
+	return c.Group.Start(process.Spec{
+		Name: controllerName, Netns: c.netns, Path: filepath.Join(c.Bin, controllerName),
+		Args: []string{"--kubeconfig=" + kubeconfig, "--leader-elect=false", "--log-level=info"},
+	})
+}
+
+// closeTimeout bounds the end of everything.
+const closeTimeout = 3 * time.Minute
+
+// Close ends the agents and the processes and removes everything.
+func (c *Cluster) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	var errs []error
+	if c.plans != nil {
+		c.plans.stop()
+	}
+	errs = append(errs, stopAll(c.nodes))
+	_, err := c.Group.StopAll(ctx)
+	errs = append(errs, err, namespace.Delete(c.netns))
+	if c.agentLog != nil {
+		errs = append(errs, c.agentLog.Close())
+	}
+	if keep := os.Getenv("GODWIT_E2E_LOGS"); keep != "" {
+		errs = append(errs, c.keepLogs(keep))
+	}
+	return errors.Join(append(errs, os.RemoveAll(c.Dir))...)
+}
+
+func (c *Cluster) keepLogs(to string) error {
+	if err := os.MkdirAll(to, 0o755); err != nil { // #nosec G301 -- logs are to be read
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(c.Dir, "log", "*.log"))
+	if err != nil {
+		return err
+	}
+	for _, f := range append(files, filepath.Join(c.Dir, "agents.log")) {
+		raw, err := os.ReadFile(f) // #nosec G304 -- our own logs
+		if err != nil {
+			continue // it was never written
+		}
+		if err := os.WriteFile(filepath.Join(to, "scale-"+filepath.Base(f)), raw, 0o644); err != nil { // #nosec G306 -- logs are to be read
+			return err
+		}
+	}
+	return nil
+}
+
+// prefix begins the names of the namespace and the folder; the process id of
+// their owner, or anything, follows.
+const prefix = "gwscale-"
+
+// sweep removes the namespaces of runs that were killed.
+func sweep() error {
+	names, err := namespace.List(prefix)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		if _, err := os.Stat("/proc/" + strings.TrimPrefix(name, prefix)); errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, namespace.Delete(name))
+		}
+	}
+	return errors.Join(errs...)
+}
