@@ -5,6 +5,9 @@ import (
 	"io"
 	"text/tabwriter"
 	"time"
+
+	"github.com/godwit-net/godwit/e2e/scale/table"
+	"github.com/godwit-net/godwit/e2e/scale/usage"
 )
 
 // Report is what was measured.
@@ -20,10 +23,11 @@ type Report struct {
 	ReflectorObject int `json:"reflectorObjectBytes"`
 	Unmanaged       int `json:"unmanagedBytes"` // without managedFields
 
-	Join    JoinReport    `json:"join"`
-	Rest    RestReport    `json:"rest"`
-	Events  []Event       `json:"events"`
-	Restart RestartReport `json:"restart"`
+	Join    JoinReport     `json:"join"`
+	Rest    RestReport     `json:"rest"`
+	Events  []Event        `json:"events"`
+	Restart RestartReport  `json:"restart"`
+	Tables  []table.Report `json:"tables,omitempty"`
 }
 
 // Spread says of times how long they are.
@@ -45,7 +49,7 @@ type JoinReport struct {
 
 	EventsPerAgentPerJoin float64 `json:"eventsPerAgentPerJoin"`
 
-	Controller Usage `json:"controller"`
+	Controller usage.Usage `json:"controller"`
 }
 
 // RestReport is about a cluster in which nothing happens.
@@ -53,7 +57,7 @@ type RestReport struct {
 	Duration   time.Duration `json:"durationNanoseconds"`
 	Agents     int           `json:"agents"`
 	Traffic    Traffic       `json:"traffic"` // of all agents
-	Controller Usage         `json:"controller"`
+	Controller usage.Usage   `json:"controller"`
 }
 
 // PerAgent returns something of all agents for one and a minute.
@@ -65,7 +69,7 @@ func (r *RestReport) PerAgent(all int64) float64 {
 type RestartReport struct {
 	Settled    time.Duration `json:"settledNanoseconds"`
 	Traffic    Traffic       `json:"traffic"`
-	Controller Usage         `json:"controller"`
+	Controller usage.Usage   `json:"controller"`
 }
 
 // Event is what one change of the cluster led to.
@@ -76,9 +80,9 @@ type Event struct {
 	Written time.Duration `json:"writtenNanoseconds"` // until the last of them
 	Placed  time.Duration `json:"placedNanoseconds"`  // of a node that joins: until its plan is carried out
 	// Clients and Reflectors are the agents that were there before.
-	Clients    Share `json:"clients"`
-	Reflectors Share `json:"reflectors"`
-	Controller Usage `json:"controller"`
+	Clients    Share       `json:"clients"`
+	Reflectors Share       `json:"reflectors"`
+	Controller usage.Usage `json:"controller"`
 }
 
 // Share is the traffic of some agents.
@@ -104,6 +108,26 @@ func (r *Report) Write(w io.Writer) error {
 	ms := func(d time.Duration) string { return d.Round(time.Millisecond).String() }
 	mb := func(n int64) string { return fmt.Sprintf("%.0f MB", float64(n)/1e6) }
 
+	if r.Nodes > 0 {
+		r.cluster(p, ms, mb)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if len(r.Events) > 0 {
+		r.rows(p, ms)
+	}
+	for _, b := range r.Tables {
+		p("")
+		p("%s with %d sessions and %d routes: sessions up after\t%s", b.Part, b.Sessions, b.Routes, ms(b.Up))
+		p("  full table after, CPU\t%s, %s", ms(b.Full), ms(b.Loaded.CPU))
+		p("  memory without and with it, most\t%s, %s, %s", mb(b.Empty.RSS), mb(b.Loaded.RSS), mb(b.Loaded.PeakRSS))
+	}
+	return t.Flush()
+}
+
+// cluster prints what is of the cluster as a whole.
+func (r *Report) cluster(p func(string, ...any), ms func(time.Duration) string, mb func(int64) string) {
 	p("%d nodes, %d of them with an agent, topology %s, %d reflectors, %d blocks a node", r.Nodes, r.Agents, r.Topology, r.Reflectors, r.Pools)
 	p("largest NodeNetwork: of a client %d bytes, of a reflector %d (without managedFields %d)", r.ClientObject, r.ReflectorObject, r.Unmanaged)
 	p("")
@@ -130,9 +154,10 @@ func (r *Report) Write(w io.Writer) error {
 		p("  requests, watch events of an agent\t%.1f, %.1f", float64(s.Traffic.Requests)/float64(r.Agents), float64(s.Traffic.Events)/float64(r.Agents))
 		p("  controller: CPU, memory, most\t%s, %s, %s", ms(s.Controller.CPU), mb(s.Controller.RSS), mb(s.Controller.PeakRSS))
 	}
-	if err := t.Flush(); err != nil || len(r.Events) == 0 {
-		return err
-	}
+}
+
+// rows prints the events.
+func (r *Report) rows(p func(string, ...any), ms func(time.Duration) string) {
 	p("")
 	p("\tplans\tuntil\t  client: events\trequests\tkB\t  reflector: events\trequests\tkB\t  controller")
 	p("\twritten\twritten\t  mean, most\tmean, most\tmean\t  mean, most\tmean, most\tmean\t  CPU")
@@ -140,7 +165,6 @@ func (r *Report) Write(w io.Writer) error {
 		e := &r.Events[i]
 		p("%s\t%d\t%s\t  %s\t  %s\t  %s", e.Name, e.Writes, ms(e.Written), e.Clients.row(), e.Reflectors.row(), ms(e.Controller.CPU))
 	}
-	return t.Flush()
 }
 
 func (s *Share) row() string {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -12,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/e2e/scale/usage"
 )
 
 // Options say what is measured.
@@ -90,7 +90,7 @@ func newRun(c *Cluster, o Options) *run {
 // join lets nodes join until there are as many as there are to be.
 func (r *run) join(ctx context.Context) error {
 	r.say("%d nodes join over %v, %d of them with an agent", r.o.Nodes, r.o.Over, r.o.Agents)
-	controller, err := usage(r.Group, controllerName)
+	controller, err := usage.OfProcess(r.Group, controllerName)
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (r *run) claim(ctx context.Context, n *node, pool, k int) error {
 // rest measures the cluster while nothing happens.
 func (r *run) rest(ctx context.Context) error {
 	r.say("at rest for %v", r.o.Rest)
-	controller, err := usage(r.Group, controllerName)
+	controller, err := usage.OfProcess(r.Group, controllerName)
 	if err != nil {
 		return err
 	}
@@ -268,7 +268,7 @@ func (r *run) event(ctx context.Context, name string, do func(context.Context) e
 	}
 	before := r.traffic()
 	_, writes, deletes, _ := r.plans.snapshot()
-	controller, err := usage(r.Group, controllerName)
+	controller, err := usage.OfProcess(r.Group, controllerName)
 	if err != nil {
 		return e, err
 	}
@@ -341,19 +341,16 @@ func (r *run) restart(ctx context.Context) error {
 		s.Traffic = s.Traffic.plus(t.minus(before[n]))
 	}
 	var err error
-	s.Controller, err = usage(r.Group, controllerName)
+	s.Controller, err = usage.OfProcess(r.Group, controllerName)
 	return err
 }
 
 // since returns what the controller takes, with the CPU time since before.
-func (r *run) since(before Usage) (Usage, error) {
-	u, err := usage(r.Group, controllerName)
+func (r *run) since(before usage.Usage) (usage.Usage, error) {
+	u, err := usage.OfProcess(r.Group, controllerName)
 	u.CPU -= before.CPU
 	return u, err
 }
-
-// harness returns what this process takes.
-func harness() (Usage, error) { return usageOf(os.Getpid()) }
 
 func sleepUntil(ctx context.Context, t time.Time) bool {
 	select {

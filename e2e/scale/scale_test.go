@@ -50,7 +50,7 @@ func TestScale(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	r := newRun(c, Options{Setup: c.Setup, Nodes: 30, Agents: 1000, Over: 3 * time.Second, Rest: 5 * time.Second, Joins: 1, Patience: 2 * time.Minute})
+	r := newRun(c, Options{Setup: c.Setup, Nodes: 30, Agents: 60, Over: 3 * time.Second, Rest: 5 * time.Second, Joins: 1, Patience: 2 * time.Minute})
 	step := func(name string, f func(context.Context) error) {
 		t.Helper()
 		if err := f(ctx); err != nil {

@@ -1,4 +1,5 @@
-package scale
+// Package usage tells what processes take of the machine.
+package usage
 
 import (
 	"errors"
@@ -22,8 +23,8 @@ type Usage struct {
 	PeakRSS int64         `json:"peakRSSBytes"`
 }
 
-// usage looks at a process of a group.
-func usage(g *process.Group, name string) (Usage, error) {
+// OfProcess looks at a process of a group.
+func OfProcess(g *process.Group, name string) (Usage, error) {
 	r, err := g.Get(name)
 	if err != nil {
 		return Usage{}, err
@@ -31,11 +32,11 @@ func usage(g *process.Group, name string) (Usage, error) {
 	if !r.Alive() {
 		return Usage{}, fmt.Errorf("%s ended: see %s", name, g.Log(name))
 	}
-	return usageOf(r.PID)
+	return Of(r.PID)
 }
 
-// usageOf looks at any process.
-func usageOf(pid int) (Usage, error) {
+// Of looks at any process.
+func Of(pid int) (Usage, error) {
 	var u Usage
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
