@@ -202,8 +202,9 @@ const (
 	// back would only make it longer.
 	writeTimeout = 15 * time.Second
 	// maxBackoff bounds the time between tries when writes fail: an API server that has
-	// too much to do gets less, not more.
-	maxBackoff = 30 * time.Second
+	// too much to do gets less, not more, but one that is back is to know soon what
+	// is so.
+	maxBackoff = 4 * time.Second
 )
 
 func newStatusWriter(c client.Client, node string) *statusWriter {

@@ -43,6 +43,7 @@ import (
 const (
 	systemNamespace = "godwit-system"
 	controllerName  = "godwit-controller"
+	reflectorLabel  = "godwit.dev/route-reflector"
 	owner           = client.FieldOwner("godwit-scale")
 )
 
@@ -52,6 +53,7 @@ type Setup struct {
 	ConfigDir    string // the project's config folder
 	Topology     v1alpha1.Topology
 	MeshLimit    int // up to how many nodes Auto is a mesh
+	Reflectors   int // how many of the first nodes RouteReflectors has for reflectors
 	Pools        int // each node has a block of each
 	Progress     io.Writer
 }
@@ -152,12 +154,13 @@ func (c *Cluster) createObjects(ctx context.Context) error {
 	if err := controlplane.ApplyFolder(ctx, c.api, filepath.Join(c.ConfigDir, "rbac"), owner); err != nil {
 		return err
 	}
+	reflectors := &v1alpha1.RouteReflectors{MeshLimit: new(int32(c.MeshLimit))}
+	if c.Topology == v1alpha1.TopologyRouteReflectors {
+		reflectors.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{reflectorLabel: "true"}}
+	}
 	objects := []client.Object{&v1alpha1.BGPConfig{
 		ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.BGPConfigName},
-		Spec: v1alpha1.BGPConfigSpec{
-			Topology:        c.Topology,
-			RouteReflectors: &v1alpha1.RouteReflectors{MeshLimit: new(int32(c.MeshLimit))},
-		},
+		Spec:       v1alpha1.BGPConfigSpec{Topology: c.Topology, RouteReflectors: reflectors},
 	}}
 	for i := range c.Pools {
 		objects = append(objects, &v1alpha1.IPPool{

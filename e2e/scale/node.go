@@ -51,13 +51,14 @@ func (c *Cluster) newNode(i int) *node {
 
 // object is the Node as its kubelet registers it.
 func (n *node) object(i int) *corev1.Node {
-	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{
-		Name: n.name,
-		Labels: map[string]string{
-			corev1.LabelHostname: n.name, corev1.LabelOSStable: "linux",
-			corev1.LabelTopologyZone: fmt.Sprintf("z%d", i%zones),
-		},
-	}}
+	labels := map[string]string{
+		corev1.LabelHostname: n.name, corev1.LabelOSStable: "linux",
+		corev1.LabelTopologyZone: fmt.Sprintf("z%d", i%zones),
+	}
+	if i < n.cluster.Reflectors {
+		labels[reflectorLabel] = "true"
+	}
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: labels}}
 }
 
 // register does what a kubelet does when it starts.
