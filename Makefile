@@ -31,6 +31,9 @@ LAB_BIN     := --bin $(BIN) --kube-bin $(TOOLS)
 LAB_OPTIONS := $(if $(ENCAP),--encap $(ENCAP)) $(if $(FAMILY),--family $(patsubst v%,ipv%,$(FAMILY))) \
 	$(if $(SUBNETS),--subnets $(SUBNETS)) $(if $(TOPOLOGY),--topology $(TOPOLOGY)) $(if $(SESSIONS),--sessions $(SESSIONS))
 
+# The image is for these; its name, in the manifests too, is godwit-net/godwit:dev.
+PLATFORMS := linux/amd64 linux/arm64
+
 PROGRAMS    := godwit-agent godwit-controller godwit-cni godwitctl
 CONTROL     := k8s.io/kubernetes/cmd/kube-apiserver go.etcd.io/etcd/server/v3 k8s.io/kubernetes/cmd/kubectl
 CNI_PLUGINS := $(addprefix github.com/containernetworking/plugins/plugins/,meta/portmap meta/bandwidth meta/tuning main/ptp ipam/host-local)
@@ -84,6 +87,10 @@ programs: ## Build Godwit's four programs into bin/
 	@mkdir -p $(BIN)
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $(addprefix ./cmd/,$(PROGRAMS))
 
+.PHONY: image
+image: ## Build the container image into dist/, without a container engine: PLATFORMS=… VERSION=… IMAGE=name:tag
+	@VERSION='$(VERSION)' $(if $(IMAGE),IMAGE='$(IMAGE)') scripts/image dist $(PLATFORMS)
+
 lab-program:
 	@mkdir -p $(BIN)
 	@cd e2e && go build -trimpath -o $(BIN)/lab ./cmd/lab
@@ -122,8 +129,8 @@ $(TOOLS)/.golangci-lint: tools/go.mod tools/go.sum scripts/build
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "error: this needs root (it makes network namespaces): run it as root" >&2; exit 1; }
 
-.PHONY: test test-unit test-race test-e2e test-vm
-test: root verify lint test-race test-e2e test-vm ## Run everything that CI runs
+.PHONY: test test-unit test-race test-image test-e2e test-vm
+test: root verify lint test-race test-image test-e2e test-vm ## Run everything that CI runs
 
 test-unit: kube ## The inner loop: package tests, on the real kernel and API server
 	@scripts/install-packages $(LAB_PACKAGES)
@@ -134,6 +141,10 @@ test-race: kube
 	@scripts/install-packages $(TEST_PACKAGES)
 	@echo "==> package tests with the race detector"
 	@GORACE=suppressions=$(CURDIR)/scripts/race-suppressions CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m ./...
+
+test-image: ## The image's tests: two builds are the same, and hold what they should
+	@echo "==> the image's tests"
+	@cd tools/image && go test -count=1 ./...
 
 test-e2e: root kube programs lab-program ## The end-to-end tests, on a lab of their own
 	@scripts/install-packages $(LAB_PACKAGES)
@@ -181,12 +192,14 @@ verify: generate ## Check that generated files and modules are as committed
 	@echo "==> checking generated files and modules"
 	@go mod tidy -diff
 	@cd e2e && go mod tidy -diff
+	@cd tools/image && go mod tidy -diff
 	@git diff --exit-code -- api config go.mod go.sum || { echo "error: generated files differ: run 'make generate' and commit" >&2; exit 1; }
 
-lint: $(TOOLS)/.golangci-lint ## Run go vet and golangci-lint over both modules
+lint: $(TOOLS)/.golangci-lint ## Run go vet and golangci-lint over the modules
 	@echo "==> linting"
 	@go vet ./... && golangci-lint run ./...
 	@cd e2e && go vet ./... && golangci-lint run --config ../.golangci.yml ./...
+	@cd tools/image && go vet ./... && golangci-lint run --config ../../.golangci.yml ./...
 
 fmt: tools ## Format the code
 	@gofumpt -w $$(git ls-files '*.go' | grep -vE 'zz_generated|\.pb\.go')

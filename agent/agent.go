@@ -14,6 +14,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,32 +23,44 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/cni"
+	"github.com/godwit-net/godwit/cni/wire"
 	"github.com/godwit-net/godwit/ipam"
 	"github.com/godwit-net/godwit/routes"
 	"github.com/godwit-net/godwit/tunnel"
 )
 
-// Options are what an agent needs. All fields but CNIConfig, MetricsAddress,
-// Events and Kernel are required.
+// Options are what an agent needs. Node, Namespace, RunDir, StateDir, Version,
+// Client, NewSpeaker and Log are required.
 type Options struct {
 	Node      string // the node's name in the Kubernetes API
 	Namespace string // of the Secrets that hold passwords
 	RunDir    string // on tmpfs: socket, address records
 	StateDir  string // on disk: checkpoint
 	CNIConfig string // the file that runtimes read, written when the agent is ready; empty: none
-	Version   string
+	// CNIPlugins is a folder of CNI plugins to install in CNIBin, the folder where
+	// runtimes look for them, before CNIConfig is written; empty: none.
+	CNIPlugins, CNIBin string
+	Version            string
 	// MetricsAddress is where Prometheus metrics are served, as host:port, to whoever
 	// asks; empty: nowhere.
 	MetricsAddress string
+	// HealthAddress is where probes are answered, as host:port; empty: nowhere.
+	HealthAddress string
+
+	// Sysctls is where the kernel's network settings can be written, as in a container
+	// /proc/sys can't; empty: wire.DefaultSysctls.
+	Sysctls string
 
 	Client client.WithWatch
 	// Events takes events about the node; nil: nobody does.
@@ -80,15 +93,20 @@ type Agent struct {
 	remote     *remoteBlocks
 	namespaces *namespaces
 
+	looping, reporting *pulse
+	configured         atomic.Bool // runtimes were told to use Godwit
+
 	plans  chan plan         // the newest from the API; holds at most one
 	blocks chan []ipam.Block // the node's, as listed in the API
 
 	state nodeState
 }
 
-// plan is a plan with the generation of the object that it came in.
+// plan is a plan with the generation and UID of the object that it came in; one of
+// the checkpoint has no UID.
 type plan struct {
 	generation int64
+	uid        types.UID
 	spec       v1alpha1.NodeNetworkSpec
 }
 
@@ -114,6 +132,7 @@ func (s *nodeState) choices() []poolChoice {
 // New opens everything that an agent needs on its node, and takes over what an
 // earlier life of it left: addresses, pods and routes.
 func New(ctx context.Context, o Options) (*Agent, error) {
+	o.Sysctls = cmp.Or(o.Sysctls, wire.DefaultSysctls)
 	a := &Agent{
 		o:          o,
 		log:        o.Log,
@@ -122,6 +141,8 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		namespaces: newNamespaces(o.Client),
 		plans:      make(chan plan, 1),
 		blocks:     make(chan []ipam.Block, 1),
+		looping:    newPulse("the agent's loop"),
+		reporting:  newPulse("the reporter of the node's status"),
 	}
 	for _, dir := range []string{o.RunDir, o.StateDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -133,7 +154,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		return nil, err
 	}
 	if a.kernel = o.Kernel; a.kernel == nil {
-		if a.kernel, err = OpenKernel(o.Log); err != nil {
+		if a.kernel, err = OpenKernel(o.Log, o.Sysctls); err != nil {
 			return nil, err
 		}
 	}
@@ -218,6 +239,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		metrics := newRegistry(newCollector(a.measure, time.Now))
 		g.Go(func() error { serveMetrics(ctx, a.o.MetricsAddress, metrics, a.log); return nil })
 	}
+	if a.o.HealthAddress != "" {
+		g.Go(func() error { serveHealth(ctx, a.o.HealthAddress, a.healthy, a.serving, a.log); return nil })
+	}
 	g.Go(func() error {
 		defer a.passwords.wait()
 		defer a.remote.wait()
@@ -253,7 +277,7 @@ func (a *Agent) watchPlan(ctx context.Context) {
 			a.log.Info("there is no plan for this node (yet); what works goes on working", "nodenetwork", a.o.Node)
 			return
 		}
-		p := plan{generation: n.Generation, spec: n.Spec}
+		p := plan{generation: n.Generation, uid: n.UID, spec: n.Spec}
 		select {
 		case <-a.plans: // an older one that nobody took
 		default:
@@ -304,15 +328,18 @@ func (a *Agent) report(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
+			a.reporting.begin()
 			o, ok := a.observe(ctx)
 			if !ok {
+				a.reporting.end()
 				continue
 			}
 			suspects.weigh(o.sessions, now)
-			events.look(o.sessions, now)
+			events.look(o.desired.expected(o.sessions), now)
 			wctx, cancel := context.WithTimeout(ctx, writeTimeout)
 			err := w.write(wctx, o, now)
 			cancel()
+			a.reporting.end()
 			if text(err) != failed && ctx.Err() == nil {
 				if failed = text(err); err != nil {
 					a.log.Warn("can't report the node's status; trying on", "error", err)
@@ -347,6 +374,7 @@ func (a *Agent) observe(ctx context.Context) (*observation, bool) {
 		o.problems = append(o.problems, err)
 	}
 	o.blocks, o.routes = a.addresses.Blocks(), a.table.Status()
+	o.departed = a.learned.departed(o.desired.departedBlocks)
 	return o, true
 }
 

@@ -18,7 +18,9 @@ import (
 )
 
 // host is the real Host.
-type host struct{}
+type host struct {
+	sysctls string // the folder of the kernel's network settings
+}
 
 // Addresses implements Host.
 func (host) Addresses(want []netip.Addr) ([]v1alpha1.NodeAddress, error) { return findAddresses(want) }
@@ -75,12 +77,12 @@ func interfaceAddress(m syscall.NetlinkMessage) (p netip.Prefix, link int) {
 	return netip.PrefixFrom(local, int(m.Data[1])), int(binary.NativeEndian.Uint32(m.Data[4:]))
 }
 
-// Where the kernel keeps whether it forwards, and what a node does with router
-// advertisements (RFC 4861).
+// Where the kernel keeps, below its network settings, whether it forwards, and
+// what a node does with router advertisements (RFC 4861).
 const (
-	forwarding4   = "/proc/sys/net/ipv4/ip_forward"
-	forwarding6   = "/proc/sys/net/ipv6/conf/all/forwarding"
-	advertisement = "/proc/sys/net/ipv6/conf/*/accept_ra"
+	forwarding4   = "ipv4/ip_forward"
+	forwarding6   = "ipv6/conf/all/forwarding"
+	advertisement = "ipv6/conf/*/accept_ra"
 )
 
 // forwarding makes the node a router for the families of its pools, without
@@ -94,9 +96,9 @@ func forwarding(h Host, d *desired) error {
 }
 
 // Forward implements Host.
-func (host) Forward(v4, v6 bool) error {
+func (h host) Forward(v4, v6 bool) error {
 	if v4 {
-		if err := setSysctl(forwarding4, "0", "1"); err != nil {
+		if err := setSysctl(filepath.Join(h.sysctls, forwarding4), "0", "1"); err != nil {
 			return fmt.Errorf("turn on IPv4 forwarding, without which no pod reaches another (sysctl net.ipv4.ip_forward=1): %w", err)
 		}
 	}
@@ -105,15 +107,15 @@ func (host) Forward(v4, v6 bool) error {
 	}
 	// A host that forwards IPv6 ignores router advertisements unless it is told
 	// otherwise, and would lose the default route that it may have from one.
-	if on, err := isSysctl(forwarding6, "0"); err != nil || on {
-		links, _ := filepath.Glob(advertisement)
+	if on, err := isSysctl(filepath.Join(h.sysctls, forwarding6), "0"); err != nil || on {
+		links, _ := filepath.Glob(filepath.Join(h.sysctls, advertisement))
 		for _, path := range links {
 			if link := filepath.Base(filepath.Dir(path)); link != "all" && link != "default" {
 				_ = setSysctl(path, "1", "2") // the link may be gone
 			}
 		}
 	}
-	if err := setSysctl(forwarding6, "0", "1"); err != nil {
+	if err := setSysctl(filepath.Join(h.sysctls, forwarding6), "0", "1"); err != nil {
 		return fmt.Errorf("turn on IPv6 forwarding, without which no pod reaches another (sysctl net.ipv6.conf.all.forwarding=1): %w", err)
 	}
 	return nil

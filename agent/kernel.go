@@ -63,9 +63,10 @@ type Host interface {
 }
 
 // OpenKernel opens the kernel's side of the network namespace that the calling
-// thread is in; Host is that of the calling process's.
-func OpenKernel(log *slog.Logger) (_ *Kernel, err error) {
-	k := &Kernel{Host: host{}}
+// thread is in; Host is that of the calling process's. sysctls is the folder of the
+// kernel's network settings, such as wire.DefaultSysctls.
+func OpenKernel(log *slog.Logger, sysctls string) (_ *Kernel, err error) {
+	k := &Kernel{Host: host{sysctls: sysctls}}
 	defer func() {
 		if err != nil {
 			_ = k.close()
@@ -77,7 +78,7 @@ func OpenKernel(log *slog.Logger) (_ *Kernel, err error) {
 		return nil, fmt.Errorf("open the route table: %w", err)
 	}
 	k.Routes = table
-	tunnels, err := tunnel.Open(tunnel.Options{Log: log.With("part", "tunnel")})
+	tunnels, err := tunnel.Open(tunnel.Options{Log: log.With("part", "tunnel"), Sysctls: sysctls})
 	if err != nil {
 		return nil, fmt.Errorf("open the tunnels: %w", err)
 	}
@@ -87,7 +88,7 @@ func OpenKernel(log *slog.Logger) (_ *Kernel, err error) {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
 	k.Masquerade = masquerade
-	if k.Wirer, err = wire.New(wire.Options{Log: log.With("part", "wire")}); err != nil {
+	if k.Wirer, err = wire.New(wire.Options{Log: log.With("part", "wire"), Sysctls: sysctls}); err != nil {
 		return nil, fmt.Errorf("open the pods' wiring: %w", err)
 	}
 	return k, nil

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/routes"
 )
@@ -189,6 +190,23 @@ func (l *learned) complete() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.inSync
+}
+
+// departed tells of which of the blocks there is a route. Before everything is
+// learned it does not know, and says nothing.
+func (l *learned) departed(blocks []netip.Prefix) []v1alpha1.DepartedBlock {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.inSync || len(blocks) == 0 {
+		return nil
+	}
+	l.takePending()
+	out := make([]v1alpha1.DepartedBlock, len(blocks))
+	for i, b := range blocks {
+		_, announced := l.known[b]
+		out[i] = v1alpha1.DepartedBlock{CIDR: b.String(), Announced: announced}
+	}
+	return out
 }
 
 // note keeps what is known and reports whether the set of nodes changed. The

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/routes"
 )
@@ -145,4 +146,29 @@ func TestNodesAreToldWhenItIsQuiet(t *testing.T) {
 			t.Errorf("told at %v, want %v; %d nodes", told, want, len(l.nodeAddresses()))
 		}
 	})
+}
+
+// Of blocks whose node is gone nothing is said before all is learned: a restarted
+// agent must not take what it has not heard yet for what nobody announces.
+func TestDepartedBlocks(t *testing.T) {
+	var table noteTable
+	l := newLearned(&table, &table, slog.New(slog.DiscardHandler))
+	asked := []netip.Prefix{netip.MustParsePrefix("172.25.0.0/26"), netip.MustParsePrefix("172.25.0.64/26")}
+	l.Learned([]bgp.Route{route("172.25.0.0/26", true, "10.0.0.1"), route("172.25.0.64/27", false, "10.0.0.1")}, nil)
+	if got := l.departed(asked); got != nil {
+		t.Errorf("before everything is learned: %v, want nothing", got)
+	}
+	l.InSync()
+	want := []v1alpha1.DepartedBlock{{CIDR: "172.25.0.0/26", Announced: true}, {CIDR: "172.25.0.64/26"}}
+	if diff := cmp.Diff(want, l.departed(asked)); diff != "" {
+		t.Errorf("- want, + got:\n%s", diff)
+	}
+	l.Learned(nil, asked[:1])
+	want[0].Announced = false
+	if diff := cmp.Diff(want, l.departed(asked)); diff != "" {
+		t.Errorf("after it was withdrawn: - want, + got:\n%s", diff)
+	}
+	if got := l.departed(nil); got != nil {
+		t.Errorf("not asked: %v, want nothing", got)
+	}
 }

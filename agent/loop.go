@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/godwit-net/godwit/ipam"
 	"github.com/godwit-net/godwit/nat"
@@ -56,7 +57,10 @@ func (a *Agent) loop(ctx context.Context, g *errgroup.Group, socket string) erro
 		case <-a.remote.changed:
 		case <-timer.C:
 		}
-		timer.Reset(w.pass(ctx))
+		a.looping.begin()
+		wait := w.pass(ctx)
+		a.looping.end()
+		timer.Reset(wait)
 	}
 }
 
@@ -72,9 +76,11 @@ type worker struct {
 	devices                []tunnel.Device // as last asked for
 	remotely, remoteSynced bool            // the remote class is in use; it was said to be complete
 	saved                  checkpoint
+	plugins                pluginFolder
 	drain                  drain
 	problem                []error // of the plan itself
 	told                   string  // problems as last logged
+	uid                    types.UID
 }
 
 func (w *worker) loadCheckpoint(ctx context.Context) error {
@@ -97,6 +103,12 @@ func (w *worker) take(ctx context.Context, p plan) {
 	w.state.plan, w.state.desired = &p, d
 	w.state.mu.Unlock()
 	w.addresses.SetPools(d.pools)
+	if w.uid != "" && p.uid != w.uid {
+		// The node was taken for gone: its blocks may be others' by now.
+		w.log.Warn("the plan of this node was deleted and made anew: making sure whose its blocks are")
+		w.addresses.Recheck()
+	}
+	w.uid = p.uid
 	names := map[string]bool{}
 	for _, ref := range d.passwords {
 		names[ref.Name] = true
@@ -149,7 +161,7 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	if err := w.save(p, blocks); err != nil {
 		problems = append(problems, err)
 	}
-	if err := w.writeCNIConfig(); err != nil {
+	if err := w.installCNI(); err != nil {
 		problems = append(problems, err)
 	}
 
@@ -191,13 +203,14 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 // left out, so that its session ends or does not begin.
 func (w *worker) speak(ctx context.Context, d desired, announce []netip.Prefix) []error {
 	c := d.speaker
-	c.Peers, c.Advertise = nil, announce
+	c.Peers, c.Advertise, c.Barred = nil, announce, slices.Clone(c.Barred)
 	var problems []error
 	for _, peer := range d.speaker.Peers {
 		if ref, ok := d.passwords[peer.Address]; ok {
 			password, err := w.passwords.get(ref)
 			if err != nil {
 				problems = append(problems, fmt.Errorf("session %s: %w", peer.Name, err))
+				c.Barred = append(c.Barred, peer.Address)
 				continue
 			}
 			peer.Password = password
@@ -288,7 +301,21 @@ func (w *worker) save(p plan, blocks []ipam.BlockUsage) error {
 	return nil
 }
 
-// writeCNIConfig makes the node's runtime use Godwit, now that the agent is ready.
+// installCNI makes the node's runtime use Godwit, now that the agent is ready:
+// the plugins first, as the runtime may call them as soon as it sees the
+// configuration.
+func (w *worker) installCNI() error {
+	if err := w.plugins.install(w.o.CNIPlugins, w.o.CNIBin); err != nil {
+		return err
+	}
+	if err := w.writeCNIConfig(); err != nil {
+		return err
+	}
+	w.configured.Store(true)
+	return nil
+}
+
+// writeCNIConfig writes the configuration of the node's runtime.
 func (w *worker) writeCNIConfig() error {
 	if w.o.CNIConfig == "" {
 		return nil

@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -50,11 +48,5 @@ func serveMetricsOn(ctx context.Context, listener net.Listener, r *prometheus.Re
 		ErrorHandling:       promhttp.ContinueOnError, // the rest is still worth something
 		MaxRequestsInFlight: metricsScrapes,
 	}))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
-	closed := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer closed()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	return nil
+	return serveHTTP(ctx, listener, mux)
 }

@@ -42,6 +42,9 @@ type desired struct {
 	vni           uint32
 	blocksFromAPI bool
 	nodes         map[string][]netip.Addr // the others, when blocks come from the API
+
+	departed       map[netip.Addr]bool // peers that are nodes whose Node is gone
+	departedBlocks []netip.Prefix      // blocks of such nodes, of which is to be reported
 }
 
 // desiredEncapsulation is a pool whose packets go through tunnels.
@@ -63,7 +66,7 @@ type poolChoice struct {
 // translate turns a plan into what is to be done. A part that makes no sense
 // is left out and reported; the rest stands.
 func translate(spec *v1alpha1.NodeNetworkSpec) (desired, []error) {
-	d := desired{passwords: map[netip.Addr]v1alpha1.SecretKeyRef{}}
+	d := desired{passwords: map[netip.Addr]v1alpha1.SecretKeyRef{}, departed: map[netip.Addr]bool{}}
 	var problems []error
 	for _, s := range spec.Addresses {
 		a, err := netip.ParseAddr(s)
@@ -93,9 +96,20 @@ func translate(spec *v1alpha1.NodeNetworkSpec) (desired, []error) {
 			problems = append(problems, fmt.Errorf("pool %s: %w", spec.Pools[i].Name, err))
 		}
 	}
+	for _, s := range spec.DepartedBlocks {
+		block, err := netip.ParsePrefix(s)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("block of a node that is gone: %w", err))
+			continue
+		}
+		d.departedBlocks = append(d.departedBlocks, block)
+	}
 	for i := range spec.Sessions {
 		if err := d.addSession(&spec.Sessions[i]); err != nil {
 			problems = append(problems, fmt.Errorf("session %s: %w", spec.Sessions[i].Name, err))
+			if a, err := netip.ParseAddr(spec.Sessions[i].PeerAddress); err == nil {
+				d.speaker.Barred = append(d.speaker.Barred, a)
+			}
 		}
 	}
 	return d, problems

@@ -222,6 +222,7 @@ sessions:
   - {action: Accept, source: Learned, peerType: Node}
   - {action: Accept, peerType: External}
 - {name: tor2, kind: External, peerAddress: 10.211.55.2, peerPort: 179, peerASN: 65001, nextHop: Self, removePrivateASN: Remove, families: [IPv6]}
+- {name: racks, kind: External, peerPrefix: 10.211.60.0/24, maxPeers: 4, passive: true, peerPort: 179, peerASN: 65003, maxPrefixes: 7}
 `
 
 func TestTranslateEveryOption(t *testing.T) {
@@ -275,6 +276,10 @@ func TestTranslateEveryOption(t *testing.T) {
 				Export: []bgp.Rule{withheld, partly},
 			},
 		},
+		Callers: []bgp.Callers{{Prefix: cidr("10.211.60.0/24"), Most: 4, Peer: bgp.Peer{
+			Name: "racks", Kind: bgp.PeerExternal, Port: 179, ASN: 65003, Hold: hold, Keepalive: keepalive, ConnectRetry: retry,
+			GracefulRestart: 120 * time.Second, Passive: true, MaxPrefixes: 7, Export: []bgp.Rule{withheld, partly},
+		}}},
 	}
 	if diff := cmp.Diff(want, got.speaker, compareNetip()); diff != "" {
 		t.Errorf("speaker (-want +got):\n%s", diff)

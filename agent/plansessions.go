@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -14,14 +15,9 @@ import (
 // addSession takes in a session of the plan, after the pools. One of which a part
 // makes no sense is left out as a whole: half of its options may not be safe.
 func (d *desired) addSession(s *v1alpha1.PlannedSession) error {
-	address, err := netip.ParseAddr(s.PeerAddress)
-	if err != nil {
-		return fmt.Errorf("peer address: %w", err)
-	}
 	peer := bgp.Peer{
 		Name:            s.Name,
 		Kind:            bgp.PeerNode,
-		Address:         address,
 		Port:            uint16(s.PeerPort),
 		ASN:             uint32(s.PeerASN),
 		Passive:         s.Passive,
@@ -43,10 +39,33 @@ func (d *desired) addSession(s *v1alpha1.PlannedSession) error {
 			return err
 		}
 	}
+	if s.PeerPrefix != "" {
+		return d.addCallers(s, peer)
+	}
+	var err error
+	if peer.Address, err = netip.ParseAddr(s.PeerAddress); err != nil {
+		return fmt.Errorf("peer address: %w", err)
+	}
 	if s.PasswordSecretRef != nil {
-		d.passwords[address] = *s.PasswordSecretRef
+		d.passwords[peer.Address] = *s.PasswordSecretRef
+	}
+	if s.Departed {
+		d.departed[peer.Address] = true
 	}
 	d.speaker.Peers = append(d.speaker.Peers, peer)
+	return nil
+}
+
+// addCallers takes in that peers of which only the range is known may call.
+func (d *desired) addCallers(s *v1alpha1.PlannedSession, peer bgp.Peer) error {
+	prefix, err := netip.ParsePrefix(s.PeerPrefix)
+	switch {
+	case err != nil:
+		return fmt.Errorf("peer range: %w", err)
+	case s.PasswordSecretRef != nil:
+		return errors.New("who calls from a range can have no password")
+	}
+	d.speaker.Callers = append(d.speaker.Callers, bgp.Callers{Prefix: prefix, Most: int(s.MaxPeers), Peer: peer})
 	return nil
 }
 

@@ -67,12 +67,28 @@ func sessionStatus(b *bgp.Session, wantsRestart bool) v1alpha1.SessionStatus {
 func isRestart(capability string) bool { return strings.HasPrefix(capability, capabilityGR) }
 
 // restarts are the peers whose sessions are to have graceful restart.
-func (d *desired) restarts() map[netip.Addr]bool {
-	wanted := make(map[netip.Addr]bool, len(d.speaker.Peers))
+func (d *desired) restarts(sessions []bgp.Session) map[netip.Addr]bool {
+	wanted := make(map[netip.Addr]bool, len(sessions))
 	for i := range d.speaker.Peers {
 		wanted[d.speaker.Peers[i].Address] = d.speaker.Peers[i].GracefulRestart > 0
 	}
+	if len(d.speaker.Callers) == 0 {
+		return wanted
+	}
+	for i := range sessions {
+		if caller, ok := d.speaker.Caller(sessions[i].Address); ok {
+			wanted[caller.Address] = caller.GracefulRestart > 0
+		}
+	}
 	return wanted
+}
+
+// expected returns the sessions that should be up: not those with nodes whose
+// Node is gone, unless they are.
+func (d *desired) expected(sessions []bgp.Session) []bgp.Session {
+	return slices.DeleteFunc(slices.Clone(sessions), func(s bgp.Session) bool {
+		return d.departed[s.Address] && s.State != bgp.StateEstablished
+	})
 }
 
 // suspicion knows since when nodes announce what they do not own.

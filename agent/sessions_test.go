@@ -166,3 +166,38 @@ func TestRefusalsAreReportedWhenTheyLast(t *testing.T) {
 		t.Errorf("suspects %v are left", suspects)
 	}
 }
+
+// That the session with a node whose Node is gone is down is no trouble.
+func TestDepartedSessionsAreNotMissed(t *testing.T) {
+	d, problems := translate(&v1alpha1.NodeNetworkSpec{
+		RouterID: "10.0.0.1",
+		Sessions: []v1alpha1.PlannedSession{
+			{Name: "n2", Kind: v1alpha1.SessionNode, PeerAddress: "10.0.0.2", Departed: true},
+			{Name: "n3", Kind: v1alpha1.SessionNode, PeerAddress: "10.0.0.3"},
+		},
+	})
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	for _, tt := range []struct {
+		n2, n3        bgp.State
+		summary, down string
+	}{
+		{bgp.StateActive, bgp.StateEstablished, "1/1", ""},
+		{bgp.StateEstablished, bgp.StateEstablished, "2/2", ""},
+		{bgp.StateActive, bgp.StateActive, "0/1", "not established: n3"},
+	} {
+		o := &observation{desired: d, sessions: []bgp.Session{
+			{Name: "n2", Address: netip.MustParseAddr("10.0.0.2"), State: tt.n2},
+			{Name: "n3", Address: netip.MustParseAddr("10.0.0.3"), State: tt.n3},
+		}}
+		s := status(o, &v1alpha1.NodeNetworkStatus{}, metav1.Now())
+		down := ""
+		if c := apimeta.FindStatusCondition(s.Conditions, v1alpha1.ConditionSessionsEstablished); c.Status == metav1.ConditionFalse {
+			down = c.Message
+		}
+		if s.Summary.Sessions != tt.summary || down != tt.down || len(s.Sessions) != 2 {
+			t.Errorf("n2 %s, n3 %s: %s sessions, %q, %d listed; want %s, %q, 2", tt.n2, tt.n3, s.Summary.Sessions, down, len(s.Sessions), tt.summary, tt.down)
+		}
+	}
+}

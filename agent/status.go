@@ -43,6 +43,7 @@ type observation struct {
 	tunnelErr  error // of the tunnels as a whole
 	remote     bool  // the routes of other nodes' blocks come from the API
 	mtu        int
+	departed   []v1alpha1.DepartedBlock
 }
 
 // status puts an observation into the API's words. old is the status before,
@@ -63,20 +64,23 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 		pods += b.Allocated
 		s.Blocks = append(s.Blocks, v1alpha1.BlockStatus{CIDR: b.CIDR.String(), Pool: b.Pool, Allocated: int32(b.Allocated)})
 	}
+	s.DepartedBlocks = o.departed
 	var down []string
-	restarts := o.desired.restarts()
-	for i := range o.sessions {
-		session := sessionStatus(&o.sessions[i], restarts[o.sessions[i].Address])
-		if session.State != string(bgp.StateEstablished) {
-			down = append(down, session.Name)
+	expected := o.desired.expected(o.sessions)
+	for i := range expected {
+		if expected[i].State != bgp.StateEstablished {
+			down = append(down, expected[i].Name)
 		}
-		s.Sessions = append(s.Sessions, session)
+	}
+	restarts := o.desired.restarts(o.sessions)
+	for i := range o.sessions {
+		s.Sessions = append(s.Sessions, sessionStatus(&o.sessions[i], restarts[o.sessions[i].Address]))
 	}
 	for _, f := range o.routes.Failed[:min(len(o.routes.Failed), maxFailed)] {
 		s.FailedRoutes = append(s.FailedRoutes, v1alpha1.FailedRoute{Destination: f.Dst.String(), Message: f.Err.Error()})
 	}
 	s.Summary = v1alpha1.NodeSummary{
-		Sessions: fmt.Sprintf("%d/%d", len(o.sessions)-len(down), len(o.sessions)),
+		Sessions: fmt.Sprintf("%d/%d", len(expected)-len(down), len(expected)),
 		Blocks:   int32(len(o.blocks)),
 		Pods:     int32(pods),
 		Routes:   int32(o.routes.Installed[routes.ClassLearned] + o.routes.Installed[routes.ClassRemote]),

@@ -10,7 +10,8 @@
 //   - Of a node peer only blocks are taken: prefixes inside one of Config.Blocks
 //     and within its lengths. Of an external peer only what its import rules
 //     accept: without rules, nothing (RFC 8212).
-//   - A route's next hops are of the family of its prefix.
+//   - A route's next hops are of the family of its prefix, or are link-local ones of
+//     IPv6 of a link over which the session goes (RFC 8950).
 //   - Changing one peer does not touch the session of another.
 package bgp
 
@@ -67,6 +68,11 @@ type Config struct {
 	// before these go. What goes, and when, Advertise says.
 	Draining bool
 	Peers    []Peer
+	// Callers are peers by the range that they call from.
+	Callers []Callers
+	// Barred are addresses from which nobody may call, though Callers have them: those
+	// of peers that can't be had as they are to be, for want of a password, say.
+	Barred []netip.Addr
 }
 
 // Mark gives attributes to the own prefixes inside CIDR; the first that fits a
@@ -131,6 +137,11 @@ type Attributes struct {
 }
 
 // Peer is one session. Peers are told apart by Address.
+//
+// An IPv6 link-local Address, with the interface as its zone, makes a session that
+// needs no other addresses: over it own prefixes of both families are announced
+// with our link-local address as next hop, and those of the peer are taken
+// (RFC 8950).
 type Peer struct {
 	Name    string // for people: the node's or the BGPPeer's name
 	Kind    PeerKind

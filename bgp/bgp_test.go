@@ -130,30 +130,42 @@ func TestFamilies(t *testing.T) {
 	}
 }
 
-func TestNextHopFits(t *testing.T) {
-	v4, v6 := netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/64")
-	for _, c := range []struct {
-		prefix netip.Prefix
-		hop    string
-		want   bool
-	}{
-		{v4, "10.0.0.1", true},
-		{v4, "fd00::1", false},
-		{v4, "::ffff:10.0.0.1", false},
-		{v4, "0.0.0.0", false},
-		{v4, "224.0.0.1", false},
-		{v6, "fd00::1", true},
-		{v6, "fe80::1%eth0", true},
-		{v6, "10.0.0.1", false},
-		{v6, "::ffff:10.0.0.1", false},
-		{v6, "::", false},
-		{v6, "ff02::1", false},
+func TestNextHopOf(t *testing.T) {
+	const v4, v6 = "10.0.0.0/8", "fd00::/64"
+	for _, c := range []struct{ peer, prefix, hop, want string }{
+		{"10.0.0.2", v4, "10.0.0.1", "10.0.0.1"},
+		{"10.0.0.2", v4, "fd00::1", ""},
+		{"10.0.0.2", v4, "fe80::1", ""},
+		{"10.0.0.2", v4, "::ffff:10.0.0.1", ""},
+		{"10.0.0.2", v4, "0.0.0.0", ""},
+		{"10.0.0.2", v4, "224.0.0.1", ""},
+		{"fd00::2", v4, "10.0.0.1", "10.0.0.1"},
+		{"fd00::2", v4, "fd00::1", ""},
+		{"fd00::2", v6, "fd00::1", "fd00::1"},
+		{"fd00::2", v6, "fe80::1", ""},
+		{"fd00::2", v6, "10.0.0.1", ""},
+		{"fd00::2", v6, "::ffff:10.0.0.1", ""},
+		{"fd00::2", v6, "::", ""},
+		{"fd00::2", v6, "ff02::1", ""},
+
+		{"fe80::2%eth0", v4, "10.0.0.1", "10.0.0.1"},
+		{"fe80::2%eth0", v4, "0.0.0.0", ""},
+		{"fe80::2%eth0", v4, "fe80::2", "fe80::2%eth0"},
+		{"fe80::2%eth0", v4, "fd00::1", "fe80::2%eth0"},
+		{"fe80::2%eth0", v4, "::", "fe80::2%eth0"},
+		{"fe80::2%eth0", v4, "::ffff:10.0.0.1", ""},
+		{"fe80::2%eth0", v6, "fe80::2", "fe80::2%eth0"},
+		{"fe80::2%eth0", v6, "fd00::1", "fe80::2%eth0"},
+		{"fe80::2%eth0", v6, "::", "fe80::2%eth0"},
+		{"fe80::2%eth0", v6, "ff02::1", ""},
+		{"fe80::2%eth0", v6, "10.0.0.1", ""},
 	} {
-		if got := NextHopFits(c.prefix, netip.MustParseAddr(c.hop)); got != c.want {
-			t.Errorf("%s as next hop of %v: %v", c.hop, c.prefix, got)
+		got := NextHopOf(netip.MustParseAddr(c.peer), netip.MustParsePrefix(c.prefix), netip.MustParseAddr(c.hop))
+		if want, _ := netip.ParseAddr(c.want); got != want {
+			t.Errorf("of %s with next hop %s %s leads to %v, not %q", c.peer, c.hop, c.prefix, got, c.want)
 		}
 	}
-	if NextHopFits(v4, netip.Addr{}) {
+	if NextHopOf(netip.Addr{}, netip.MustParsePrefix(v4), netip.Addr{}).IsValid() {
 		t.Error("no address is an address of a next hop")
 	}
 }
@@ -175,13 +187,13 @@ func TestUsable(t *testing.T) {
 		bad := good
 		bad.Name, bad.Address = "bad", netip.MustParseAddr("10.0.0.3")
 		spoil(&bad)
-		peers, err := Config{Peers: []Peer{good, bad}}.Usable()
+		usable, err := Config{Peers: []Peer{good, bad}}.Usable()
 		var pe *PeerError
 		if !errors.As(err, &pe) || pe.Peer != "bad" || !strings.Contains(err.Error(), want) {
 			t.Errorf("want an error about %q of bad, got %v", want, err)
 		}
-		if len(peers) != 1 || peers[0].Name != "good" {
-			t.Errorf("%s: usable are %v", want, peers)
+		if len(usable.Peers) != 1 || usable.Peers[0].Name != "good" {
+			t.Errorf("%s: usable are %v", want, usable.Peers)
 		}
 		if err != nil && strings.Contains(err.Error(), "xxx") {
 			t.Errorf("the error shows the password: %v", err)

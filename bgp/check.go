@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
+	"slices"
 	"time"
 )
 
@@ -52,11 +54,13 @@ func (c Config) Check() error {
 	return nil
 }
 
-// Usable returns the peers that can be used, and what is wrong with the others
-// as *PeerErrors, joined.
-func (c Config) Usable() ([]Peer, error) {
+// Usable returns the configuration with the peers and the ranges of callers that
+// can be used, and what is wrong with the others as *PeerErrors, joined. Peers that
+// can't be used are Barred.
+func (c Config) Usable() (Config, error) {
 	var (
 		usable = make([]Peer, 0, len(c.Peers))
+		barred = slices.Clone(c.Barred)
 		errs   []error
 		seen   = make(map[netip.Addr]string, len(c.Peers))
 	)
@@ -65,14 +69,39 @@ func (c Config) Usable() ([]Peer, error) {
 		if other, twice := seen[p.Address]; err == nil && twice {
 			err = fmt.Errorf("has the address %v of peer %s; sessions are told apart by address", p.Address, other)
 		}
+		if err == nil && IsLinkLocal(p.Address) {
+			err = p.apartOnLinks(usable, c)
+		}
 		if err != nil {
-			errs = append(errs, &PeerError{Peer: p.Name, Err: err})
+			errs, barred = append(errs, &PeerError{Peer: p.Name, Err: err}), append(barred, p.Address)
 			continue
 		}
 		seen[p.Address] = p.Name
 		usable = append(usable, p)
 	}
-	return usable, errors.Join(errs...)
+	callers, err := c.usableCallers()
+	c.Peers, c.Callers, c.Barred = usable, callers, barred
+	return c, errors.Join(append(errs, err)...)
+}
+
+// apartOnLinks reports a peer with the link-local address of p on another link that
+// is not treated like p.
+func (p Peer) apartOnLinks(peers []Peer, c Config) error {
+	for _, q := range peers {
+		if q.Address.WithZone("") == p.Address.WithZone("") && !p.treatedLike(q, c) {
+			return fmt.Errorf("has the address %v of peer %s on another link, and other rules: routes of the two can't be told apart, so give one of the routers another link-local address, or both the same rules",
+				p.Address.WithZone(""), q.Name)
+		}
+	}
+	return nil
+}
+
+// treatedLike reports whether routes of and to p are treated as those of q.
+func (p Peer) treatedLike(q Peer, c Config) bool {
+	same := reflect.DeepEqual
+	return p.Kind == q.Kind && p.internal(c) == q.internal(c) && p.LocalASN == q.LocalASN && p.AllowOwnASN == q.AllowOwnASN &&
+		p.NextHop == q.NextHop && p.Reflection == q.Reflection && same(p.Import, q.Import) && same(p.Export, q.Export) &&
+		same(p.Owned, q.Owned)
 }
 
 // EffectiveHold is the hold time that the peer is offered.

@@ -28,6 +28,8 @@ func (p Peer) check(c Config) error {
 	switch {
 	case !isHost(p.Address):
 		return fmt.Errorf("%v is not an address of a peer", p.Address)
+	case IsLinkLocal(p.Address) && p.Address.Zone() == "":
+		return fmt.Errorf("the address %v is link-local: say of which link, as in %v%%eth0", p.Address, p.Address)
 	case p.ASN == 0:
 		return errors.New("the AS number must not be 0 (RFC 7607)")
 	case len(p.Password) > maxPassword:
@@ -83,6 +85,8 @@ func (p Peer) checkTransport(c Config) error {
 		return fmt.Errorf("a multihop TTL of %d and TTL security over %d hops exclude each other: TTL security sends with TTL 255 by itself, so leave the multihop TTL out", p.MultihopTTL, p.GTSMHops)
 	case p.MultihopTTL != 0 && p.internal(c):
 		return fmt.Errorf("a multihop TTL is for external sessions, and AS %d is our own: internal ones are not bound to a link, so leave it out", p.ASN)
+	case p.MultihopTTL != 0 && IsLinkLocal(p.Address):
+		return fmt.Errorf("a multihop TTL is for peers that are not on a link, and %v is: leave it out", p.Address)
 	}
 	if s := p.SourceAddress; s.IsValid() {
 		switch {
@@ -92,8 +96,10 @@ func (p Peer) checkTransport(c Config) error {
 			return fmt.Errorf("the source address %v and the peer's address %v must be of one family", s, p.Address)
 		case s == p.Address:
 			return fmt.Errorf("the source address %v is the peer's own", s)
-		case s.Is6() && s.IsLinkLocalUnicast() && s.Zone() == "":
+		case IsLinkLocal(s) && s.Zone() == "":
 			return fmt.Errorf("the source address %v is link-local: say of which link, as in %v%%eth0", s, s)
+		case IsLinkLocal(p.Address) && s.Zone() != p.Address.Zone():
+			return fmt.Errorf("the source address %v is not of the link of the peer's address %v", s, p.Address)
 		}
 	}
 	if p.Passive && !c.listensFor(p) {

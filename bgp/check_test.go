@@ -31,7 +31,8 @@ func TestUsableOptions(t *testing.T) {
 		"source, link-local": func(_ *Config, p *Peer) {
 			p.Address, p.SourceAddress = netip.MustParseAddr("fe80::2%eth0"), netip.MustParseAddr("fe80::1%eth0")
 		},
-		"passive": func(_ *Config, p *Peer) { p.Passive = true },
+		"link-local": func(_ *Config, p *Peer) { p.Address, p.GTSMHops = netip.MustParseAddr("fe80::2%eth0"), 1 },
+		"passive":    func(_ *Config, p *Peer) { p.Passive = true },
 		"passive, on one": func(c *Config, p *Peer) {
 			p.Passive, c.ListenAddresses = true, []netip.Addr{netip.MustParseAddr("10.0.0.1")}
 		},
@@ -53,8 +54,8 @@ func TestUsableOptions(t *testing.T) {
 		c, p := optionsConfig(), optionsPeer(65001)
 		set(&c, &p)
 		c.Peers = []Peer{p}
-		if peers, err := c.Usable(); err != nil || len(peers) != 1 {
-			t.Errorf("%s: %d peers, %v", name, len(peers), err)
+		if u, err := c.Usable(); err != nil || len(u.Peers) != 1 {
+			t.Errorf("%s: %d peers, %v", name, len(u.Peers), err)
 		}
 	}
 }
@@ -85,6 +86,16 @@ func TestUnusableOptions(t *testing.T) {
 		{"is the peer's own", false, func(_ *Config, p *Peer) { p.SourceAddress = p.Address }},
 		{"say of which link", false, func(_ *Config, p *Peer) {
 			p.Address, p.SourceAddress = netip.MustParseAddr("fe80::2%eth0"), netip.MustParseAddr("fe80::1")
+		}},
+		{"say of which link", false, func(_ *Config, p *Peer) { p.Address = netip.MustParseAddr("fe80::2") }},
+		{"is not of the link of the peer", false, func(_ *Config, p *Peer) {
+			p.Address, p.SourceAddress = netip.MustParseAddr("fe80::2%eth0"), netip.MustParseAddr("fe80::1%eth1")
+		}},
+		{"is not of the link of the peer", false, func(_ *Config, p *Peer) {
+			p.Address, p.SourceAddress = netip.MustParseAddr("fe80::2%eth0"), netip.MustParseAddr("fd00::1")
+		}},
+		{"peers that are not on a link", false, func(_ *Config, p *Peer) {
+			p.Address, p.MultihopTTL = netip.MustParseAddr("fe80::2%eth0"), 2
 		}},
 		{"must be able to call us", false, func(c *Config, p *Peer) {
 			p.Passive, c.ListenAddresses = true, []netip.Addr{netip.MustParseAddr("fd00::1")}
@@ -118,10 +129,10 @@ func TestUnusableOptions(t *testing.T) {
 		}
 		tc.spoil(&c, &p)
 		c.Peers = []Peer{p}
-		peers, err := c.Usable()
+		usable, err := c.Usable()
 		var pe *PeerError
-		if !errors.As(err, &pe) || !strings.Contains(err.Error(), tc.want) || len(peers) != 0 {
-			t.Errorf("want an error about %q, got %v and %d peers", tc.want, err, len(peers))
+		if !errors.As(err, &pe) || !strings.Contains(err.Error(), tc.want) || len(usable.Peers) != 0 {
+			t.Errorf("want an error about %q, got %v and %d peers", tc.want, err, len(usable.Peers))
 		}
 	}
 }
@@ -148,6 +159,35 @@ func TestCheckMarks(t *testing.T) {
 		c.Marks = []Mark{m}
 		if err := c.Check(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want an error about %q, got %v", want, err)
+		}
+	}
+}
+
+// Routers on two links may have the same link-local address; what they announce is
+// told apart by that alone.
+func TestSameLinkLocalAddress(t *testing.T) {
+	all := []Rule{{Accept: true}}
+	for name, tc := range map[string]struct {
+		set  func(p *Peer)
+		want string
+	}{
+		"the same rules":    {func(p *Peer) { p.Import = all }, ""},
+		"another AS":        {func(p *Peer) { p.Import, p.ASN = all, 65002 }, ""},
+		"other rules":       {func(*Peer) {}, "has the address fe80::1 of peer a on another link, and other rules"},
+		"another next hop":  {func(p *Peer) { p.Import, p.NextHop = all, NextHopKeep }, "has the address"},
+		"the same link":     {func(p *Peer) { p.Import, p.Address = all, netip.MustParseAddr("fe80::1%eth0") }, "sessions are told apart by address"},
+		"another router":    {func(p *Peer) { p.Address = netip.MustParseAddr("fe80::2%eth1") }, ""},
+		"one without links": {func(p *Peer) { p.Address = netip.MustParseAddr("10.0.0.2") }, ""},
+	} {
+		c := optionsConfig()
+		a, b := optionsPeer(65001), optionsPeer(65001)
+		a.Name, a.Address, a.Import = "a", netip.MustParseAddr("fe80::1%eth0"), all
+		b.Name, b.Address = "b", netip.MustParseAddr("fe80::1%eth1")
+		tc.set(&b)
+		c.Peers = []Peer{a, b}
+		usable, err := c.Usable()
+		if tc.want == "" && (err != nil || len(usable.Peers) != 2) || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want) || len(usable.Peers) != 1) {
+			t.Errorf("%s: %d peers, %v", name, len(usable.Peers), err)
 		}
 	}
 }

@@ -23,7 +23,10 @@ func shown(a Announcement, ok bool) string {
 
 func TestImporterAndExporter(t *testing.T) {
 	ptr := func(n uint32) *uint32 { return &n }
-	c := Config{ASN: 64512, Advertise: []netip.Prefix{netip.MustParsePrefix("172.25.0.128/26")}}
+	c := Config{
+		ASN: 64512, Advertise: []netip.Prefix{netip.MustParsePrefix("172.25.0.128/26")},
+		Blocks: []Range{rng("172.25.0.0/16", 26, 26), rng("10.200.0.0/16", 26, 26)},
+	}
 	change := Rule{Match: Match{Communities: []string{"64999:1"}}, Accept: true, Set: Attributes{
 		LocalPref: ptr(200), MED: ptr(5), Prepend: 2, AddCommunities: []string{"64512:1", "64999:1"}, RemoveCommunities: []string{"64999:2"},
 	}}
@@ -48,6 +51,10 @@ func TestImporterAndExporter(t *testing.T) {
 		{"11.0.0.0/8", "165001", "", "no", "no"},
 		{"0.0.0.0/0", "65001", "", "no", "65001, , -, -"}, // no rule names a default route
 		{"127.0.0.0/8", "65001", "", "no", "65001, , -, -"},
+		{"172.25.3.0/26", "65001", "", "no", "65001, , -, -"}, // nor what is inside of a pool
+		{"172.24.0.0/14", "65001", "", "65001, , -, -", "65001, , -, -"},
+		{"10.200.1.0/24", "65001 65100", "", "no", "65001 65100, , -, -"},
+		{"10.0.0.0/8", "65001 65100", "", "65001 65100, , -, -", "65001 65100, , -, -"},
 		{"172.25.0.128/27", "65001", "", "no", "65001, , -, -"},
 	} {
 		a := Announcement{Prefix: netip.MustParsePrefix(tc.prefix), ASPath: tc.path, Communities: strings.Fields(tc.communities)}

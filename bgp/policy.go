@@ -67,7 +67,7 @@ func (c Config) Importer(peer Peer) func(Announcement) (Announcement, bool) {
 			ok = c.ownedBy(peer, a.Prefix)
 		} else {
 			for _, r := range rules {
-				if r.holds(a) && (!r.Accept || len(r.Ranges) > 0 || a.Prefix.Bits() > 0) {
+				if r.holds(a) && (!r.Accept || c.names(r.Rule, a.Prefix)) {
 					ok = r.Accept
 					a = r.set(a, asn)
 					break
@@ -122,17 +122,60 @@ func (c Config) own(p netip.Prefix) bool {
 	})
 }
 
+// names reports whether a rule that accepts p from a router does so by name, where
+// that is called for. Who takes "everything" means neither the default route nor
+// prefixes of pods, which would lead them away from their nodes: those are taken only by
+// a range that is itself inside the pool.
+func (c Config) names(r Rule, p netip.Prefix) bool {
+	switch {
+	case c.inPool(p):
+		return slices.ContainsFunc(r.Ranges, func(x Range) bool { return x.Contains(p) && c.inPool(x.CIDR) })
+	case p.Bits() == 0:
+		return len(r.Ranges) > 0
+	}
+	return true
+}
+
+// inPool reports whether p is a pool or a part of one.
+func (c Config) inPool(p netip.Prefix) bool {
+	return slices.ContainsFunc(c.Blocks, func(pool Range) bool { return pool.CIDR.Bits() <= p.Bits() && pool.CIDR.Contains(p.Addr()) })
+}
+
 // ownedBy reports whether p may come from a node peer.
 func (c Config) ownedBy(peer Peer, p netip.Prefix) bool {
 	return contains(c.Blocks, p) &&
 		(!c.ValidateOrigin || peer.Reflection == ReflectionServer || slices.Contains(peer.Owned, p))
 }
 
-// NextHopFits reports whether a route to p may lead to hop: an address of the
-// same family that one host has. IPv4 routes by way of IPv6 (RFC 8950) are not
-// taken, and an IPv4-mapped address is none of IPv6: some routers send it where
-// they have no address of IPv6. A speaker must decide alike.
-func NextHopFits(p netip.Prefix, hop netip.Addr) bool {
-	return hop.IsValid() && p.Addr().Is4() == hop.Is4() &&
-		!hop.Is4In6() && !hop.IsUnspecified() && !hop.IsMulticast()
+// NextHopOf returns where a route to p leads that comes from a peer's address with
+// hop as its next hop: to hop itself, an address of the same family that one host
+// has; or to nowhere, the zero Addr, and then the route is not taken. An IPv4-mapped
+// address is none of IPv6: some routers send it where they have no address of IPv6.
+// A link-local one is of the session's link, and without that says nothing.
+//
+// From a peer with a link-local address every next hop of IPv6 but a link-local one
+// stands for the peer, for nobody else is on the link: the global address that it
+// may have there we can't reach, and BIRD sends the unspecified one. There routes of
+// IPv4 may have next hops of IPv6, too (RFC 8950); elsewhere such are not taken. A
+// speaker must decide alike.
+func NextHopOf(peer netip.Addr, p netip.Prefix, hop netip.Addr) netip.Addr {
+	onLink := IsLinkLocal(peer)
+	switch {
+	case !hop.IsValid(), hop.Is4In6(), hop.IsMulticast():
+		return netip.Addr{}
+	case IsLinkLocal(hop):
+		if peer.Zone() == "" || p.Addr().Is4() && !onLink {
+			return netip.Addr{}
+		}
+		return hop.WithZone(peer.Zone())
+	case onLink && hop.Is6():
+		return peer
+	case hop.IsUnspecified(), p.Addr().Is4() != hop.Is4():
+		return netip.Addr{}
+	}
+	return hop
 }
+
+// IsLinkLocal reports whether a is an address of IPv6 that says nothing without
+// its link.
+func IsLinkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }

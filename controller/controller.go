@@ -5,7 +5,7 @@
 //	Node, BGPConfig, NetworkConfig, BGPPeer, ───────┬▶ planner  ─▶ NodeNetwork.spec, conditions of IPPool and BGPPeer
 //	BGPFilter, IPPool, IPBlock, NodeNetwork.status ─┘
 //	IPPool, IPBlock, NodeNetwork.status.blocks ──────▶ counter  ─▶ figures of IPPool.status
-//	Node, IPBlock ───────────────────────────────────▶ releaser ─▶ IPBlocks of deleted nodes are deleted
+//	Node, IPBlock, NodeNetwork.status.departedBlocks ─▶ releaser ─▶ NodeNetworks and IPBlocks of deleted nodes are deleted
 //
 // Invariants:
 //   - Nothing is decided before all caches are filled.
@@ -44,8 +44,10 @@ import (
 // lease.
 const Name = "godwit-controller"
 
-// DefaultBlockReleaseDelay is how long a Node must have been gone before its
-// blocks are freed, where Options do not say.
+// DefaultBlockReleaseDelay is how long a Node must have been gone, and nobody must
+// have announced its blocks, before they are freed, where Options do not say. A
+// node that restarts, or is made anew under its name, is back by then; and an agent
+// that works has long answered what it hears of the blocks.
 const DefaultBlockReleaseDelay = 5 * time.Minute
 
 const (
@@ -65,8 +67,9 @@ type Options struct {
 	// LeaderElect keeps the controller idle until it holds the lease. Without it,
 	// only one controller may run.
 	LeaderElect bool
-	// BlockReleaseDelay is how long a Node must have been gone, observed without a
-	// break, before its blocks are freed. Zero: DefaultBlockReleaseDelay.
+	// BlockReleaseDelay is how long a Node must have been gone and its blocks not been
+	// announced, observed without a break, before they are freed. Zero:
+	// DefaultBlockReleaseDelay.
 	BlockReleaseDelay time.Duration
 	// MetricsAddress is where metrics are served, such as 127.0.0.1:9791; "0" or
 	// empty: nowhere.
@@ -112,7 +115,7 @@ func New(cfg *rest.Config, o Options) (manager.Manager, error) {
 	if delay <= 0 {
 		delay = DefaultBlockReleaseDelay
 	}
-	if err := newReleaser(mgr.GetClient(), mgr.GetAPIReader(), delay).setUp(mgr); err != nil {
+	if err := newReleaser(mgr.GetClient(), mgr.GetAPIReader(), recorder, delay).setUp(mgr); err != nil {
 		return nil, fmt.Errorf("set up the releaser of blocks: %w", err)
 	}
 	return mgr, nil

@@ -56,7 +56,9 @@ func TestController(t *testing.T) {
 		{"encapsulations change", testEncapsulation},
 		{"topologies change", testTopology},
 		{"figures of pools", testFigures},
-		{"blocks of deleted nodes", testBlocksOfDeletedNodes},
+		{"a node is deleted and made anew", testNodeIsBack},
+		{"a node is deleted for good", testNodeIsGone},
+		{"a deleted node lives on", testNodeLivesOn},
 		{"leader election", testLeaderElection},
 		{"samples", testSamples},
 		{"kubectl", testKubectl},
@@ -375,46 +377,6 @@ func testFigures(t *testing.T, cfg *rest.Config, a api) {
 	a.poolHas("pods", "1/4", 7)
 	report(a, "n1", func(s *v1alpha1.NodeNetworkStatus) { s.Blocks[0].Allocated = 0 })
 	a.poolHas("pods", "1/4", 0)
-}
-
-func testBlocksOfDeletedNodes(t *testing.T, cfg *rest.Config, a api) {
-	const delay = 2 * time.Second
-	c := start(t, cfg, Options{BlockReleaseDelay: delay})
-	a.create(node("n1", "10.0.0.1", nil), node("n2", "10.0.0.2", nil), node("n3", "10.0.0.3", nil), pool("pods", "172.25.0.0/16"))
-	a.create(block("172.25.0.0/26", "pods", "n1"), block("172.25.0.64/26", "pods", "n1"),
-		block("172.25.1.0/26", "pods", "n2"), block("172.25.2.0/26", "pods", "n3"))
-	// A block of a node that never was is freed in the same way.
-	a.create(block("172.25.9.0/26", "pods", "ghost"))
-	a.hasSessions("n3", "n1", "n2")
-
-	a.remove(node("n2", "", nil))
-	a.isGone(network("n2"))
-	// It is back before the delay is over, and keeps its block.
-	a.create(node("n2", "10.0.0.2", nil))
-	a.hasSessions("n2", "n1", "n3")
-
-	deleted := time.Now()
-	a.remove(node("n1", "", nil))
-	a.isGone(block("172.25.0.0/26", "", ""))
-	if took := time.Since(deleted); took < delay {
-		t.Errorf("a block was freed %s after its node was deleted, want at least %s", took, delay)
-	}
-	a.isGone(block("172.25.0.64/26", "", ""))
-	a.isGone(block("172.25.9.0/26", "", ""))
-	// n1 was deleted after n2, so the delay of n2 would be over, too.
-	for _, cidr := range []string{"172.25.1.0/26", "172.25.2.0/26"} {
-		b := block(cidr, "", "")
-		if err := a.Get(t.Context(), client.ObjectKeyFromObject(b), b); err != nil {
-			t.Errorf("block %s of a node that is there: %v", cidr, err)
-		}
-	}
-	const base = "DELETE /apis/godwit.dev/v1alpha1/ipblocks/"
-	freed := slices.DeleteFunc(c.written(), func(w string) bool { return !strings.HasPrefix(w, base) })
-	slices.Sort(freed)
-	want := []string{base + "172-25-0-0-26", base + "172-25-0-64-26", base + "172-25-9-0-26"}
-	if !slices.Equal(slices.Compact(freed), want) {
-		t.Errorf("freed %q, want %q", freed, want)
-	}
 }
 
 func testLeaderElection(t *testing.T, cfg *rest.Config, a api) {

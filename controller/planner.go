@@ -105,7 +105,7 @@ func (r *planner) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile
 	wait, err := r.writePlans(ctx, p, in)
 	err = errors.Join(
 		err,
-		r.deletePlans(ctx, in),
+		r.deletePlans(ctx, p, in),
 		r.writePools(ctx, p, in),
 		r.writePeers(ctx, p, in),
 	)
@@ -255,8 +255,9 @@ func (r *planner) writePlan(ctx context.Context, name string, old *v1alpha1.Node
 	return version{uid: obj.UID, generation: obj.Generation}, nil
 }
 
-// deletePlans deletes the NodeNetworks of nodes that are no more.
-func (r *planner) deletePlans(ctx context.Context, in plan.Input) error {
+// deletePlans deletes the NodeNetworks of nodes that are no more, and have no
+// blocks: of those with blocks the releaser does.
+func (r *planner) deletePlans(ctx context.Context, p *plan.Plan, in plan.Input) error {
 	exists := make(map[string]bool, len(in.Nodes))
 	for i := range in.Nodes {
 		exists[in.Nodes[i].Name] = true
@@ -264,7 +265,7 @@ func (r *planner) deletePlans(ctx context.Context, in plan.Input) error {
 	var errs []error
 	for i := range in.Networks {
 		nn := &in.Networks[i]
-		if exists[nn.Name] || nn.DeletionTimestamp != nil {
+		if exists[nn.Name] || p.Departed(nn.Name) || nn.DeletionTimestamp != nil {
 			continue
 		}
 		err := r.client.Delete(ctx, nn, client.Preconditions{UID: &nn.UID})

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -28,14 +29,39 @@ type steps struct {
 	clock   time.Time
 	freed   []string
 	options []client.DeleteOptions
+	events  *events.FakeRecorder
+}
+
+// hears is what n2 reports of n1's blocks: that it hears of those named.
+func hears(announced ...string) *v1alpha1.NodeNetwork {
+	nn := network("n2")
+	nn.Status.ObservedGeneration = 1
+	for _, cidr := range []string{"172.25.0.0/26", "172.25.0.64/26"} {
+		nn.Status.DepartedBlocks = append(nn.Status.DepartedBlocks, v1alpha1.DepartedBlock{CIDR: cidr, Announced: slices.Contains(announced, cidr)})
+	}
+	return nn
+}
+
+// answer lets n2 report to a view of the cluster.
+func (s *steps) answer(view client.Client, nn *v1alpha1.NodeNetwork) {
+	s.t.Helper()
+	old := network("n2")
+	if err := view.Get(s.t.Context(), client.ObjectKeyFromObject(old), old); err != nil {
+		s.t.Fatal(err)
+	}
+	old.Status = nn.Status
+	if err := view.Update(s.t.Context(), old); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 func newSteps(t *testing.T, live interceptor.Funcs) *steps {
 	t.Helper()
 	s := &steps{t: t, clock: time.Unix(1e9, 0)}
 	scheme := apitest.Scheme(t)
+	n2 := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}
 	blocks := []client.Object{block("172.25.0.0/26", "p", "n1"), block("172.25.0.64/26", "p", "n1"), block("172.25.1.0/26", "p", "n2")}
-	s.cache = fake.NewClientBuilder().WithScheme(scheme).WithObjects(blocks...).
+	s.cache = fake.NewClientBuilder().WithScheme(scheme).WithObjects(append(blocks, network("n1"), n2, hears())...).
 		WithIndex(&v1alpha1.IPBlock{}, nodeNameField, func(o client.Object) []string {
 			return []string{o.(*v1alpha1.IPBlock).Spec.NodeName}
 		}).
@@ -47,8 +73,9 @@ func newSteps(t *testing.T, live interceptor.Funcs) *steps {
 				return c.Delete(ctx, obj)
 			},
 		}).Build()
-	s.actual = interceptor.NewClient(fake.NewClientBuilder().WithScheme(scheme).Build(), live)
-	s.releaser = newReleaser(s.cache, s.actual, 5*time.Minute)
+	s.actual = interceptor.NewClient(fake.NewClientBuilder().WithScheme(scheme).WithObjects(hears()).Build(), live)
+	s.events = events.NewFakeRecorder(10)
+	s.releaser = newReleaser(s.cache, s.actual, &recorder{s.events}, 5*time.Minute)
 	s.now = func() time.Time { return s.clock }
 	return s
 }
@@ -84,15 +111,15 @@ func TestReleaseAfterDelay(t *testing.T) {
 	}
 	s.wantFreed()
 	s.at(5 * time.Minute)
-	s.wantFreed("172-25-0-0-26", "172-25-0-64-26")
-	for _, o := range s.options {
-		if o.Preconditions == nil || o.Preconditions.UID == nil || o.Preconditions.ResourceVersion == nil {
-			t.Errorf("a block was deleted without preconditions: %+v", o)
+	s.wantFreed("n1", "172-25-0-0-26", "172-25-0-64-26")
+	for i, o := range s.options {
+		if o.Preconditions == nil || o.Preconditions.UID == nil || i > 0 && o.Preconditions.ResourceVersion == nil {
+			t.Errorf("deletion %d was without preconditions: %+v", i, o)
 		}
 	}
 	s.at(6 * time.Minute)
-	if len(s.since) != 0 {
-		t.Errorf("remembers %v, want nothing once all is freed", s.since)
+	if len(s.absence) != 0 {
+		t.Errorf("remembers %v, want nothing once all is freed", s.absence)
 	}
 }
 
@@ -105,7 +132,7 @@ func TestReleaseCountsAnew(t *testing.T) {
 	s.at(5 * time.Minute)
 	s.wantFreed()
 	s.at(10 * time.Minute)
-	s.wantFreed("172-25-0-0-26", "172-25-0-64-26")
+	s.wantFreed("n1", "172-25-0-0-26", "172-25-0-64-26")
 }
 
 func TestReleaseOfNodeThatIsThere(t *testing.T) {
@@ -114,8 +141,8 @@ func TestReleaseOfNodeThatIsThere(t *testing.T) {
 	if err := s.cache.Create(t.Context(), n1()); err != nil {
 		t.Fatal(err)
 	}
-	if again := s.at(time.Hour); again != 0 || len(s.since) != 0 {
-		t.Errorf("again after %s, remembering %v; want never and nothing", again, s.since)
+	if again := s.at(time.Hour); again != 0 || len(s.absence) != 0 {
+		t.Errorf("again after %s, remembering %v; want never and nothing", again, s.absence)
 	}
 	s.wantFreed()
 }
@@ -137,7 +164,7 @@ func TestReleaseReadsLive(t *testing.T) {
 	s.at(time.Hour + time.Minute)
 	s.wantFreed() // it was there a minute ago
 	s.at(time.Hour + 6*time.Minute)
-	s.wantFreed("172-25-0-0-26", "172-25-0-64-26")
+	s.wantFreed("n1", "172-25-0-0-26", "172-25-0-64-26")
 }
 
 // Without an answer of the API server nothing is freed. A node that comes back
@@ -150,7 +177,10 @@ func TestReleaseInDoubt(t *testing.T) {
 			if answer != nil {
 				return answer
 			}
-			if reads++; reads == 2 {
+			if _, ok := obj.(*corev1.Node); !ok {
+				return c.Get(ctx, key, obj, opts...)
+			}
+			if reads++; reads == 3 {
 				return nil
 			}
 			return c.Get(ctx, key, obj, opts...)
@@ -165,5 +195,68 @@ func TestReleaseInDoubt(t *testing.T) {
 	s.wantFreed()
 	answer = nil
 	s.at(2 * time.Hour)
-	s.wantFreed("172-25-0-0-26")
+	s.wantFreed("n1", "172-25-0-0-26")
+}
+
+// The time counts from when the last node has stopped hearing of the blocks, and
+// anew when one hears of them again.
+func TestReleaseWhenNobodyAnnounces(t *testing.T) {
+	s := newSteps(t, interceptor.Funcs{})
+	s.answer(s.cache, hears("172.25.0.64/26"))
+	s.at(0)
+	s.at(5 * time.Minute)
+	s.at(10 * time.Minute)
+	s.wantFreed()
+	want := "Warning BlocksKept Node n1 was deleted, but its blocks are still announced: 172.25.0.64/26 (heard by n2). They are freed when nobody " +
+		"has announced them for 5m0s: end godwit-agent on that machine, or register its Node again"
+	if len(s.events.Events) != 1 {
+		t.Fatalf("%d events, want one", len(s.events.Events))
+	}
+	if got := <-s.events.Events; got != want {
+		t.Errorf("event %q, want %q", got, want)
+	}
+
+	s.answer(s.cache, hears())
+	if again := s.at(20 * time.Minute); again != 5*time.Minute {
+		t.Errorf("when nobody announces the blocks any more: again after %s, want 5m", again)
+	}
+	s.answer(s.cache, hears("172.25.0.0/26"))
+	s.at(24 * time.Minute)
+	s.answer(s.cache, hears())
+	s.at(25 * time.Minute)
+	s.at(29*time.Minute + 59*time.Second)
+	s.wantFreed()
+	s.at(30 * time.Minute)
+	s.wantFreed("n1", "172-25-0-0-26", "172-25-0-64-26")
+}
+
+// The cache lags behind: the blocks are announced, and only the live read knows.
+func TestReleaseReadsAnswersLive(t *testing.T) {
+	s := newSteps(t, interceptor.Funcs{})
+	s.at(0)
+	s.answer(s.actual, hears("172.25.0.0/26"))
+	s.at(time.Hour)
+	s.wantFreed()
+	s.answer(s.actual, hears())
+	s.at(time.Hour + time.Minute)
+	s.wantFreed() // it was announced a minute ago
+	s.at(time.Hour + 6*time.Minute)
+	s.wantFreed("n1", "172-25-0-0-26", "172-25-0-64-26")
+}
+
+// When nobody answers, nothing is known, and nothing is freed.
+func TestReleaseWithoutAnswers(t *testing.T) {
+	s := newSteps(t, interceptor.Funcs{})
+	s.answer(s.cache, network("n2"))
+	s.at(0)
+	s.at(time.Hour)
+	s.wantFreed()
+	if len(s.events.Events) != 1 {
+		t.Errorf("%d events, want one", len(s.events.Events))
+	}
+	s.answer(s.cache, hears())
+	s.at(time.Hour + time.Minute)
+	s.wantFreed()
+	s.at(time.Hour + 6*time.Minute)
+	s.wantFreed("n1", "172-25-0-0-26", "172-25-0-64-26")
 }

@@ -128,6 +128,7 @@ const (
 	reasonNotRouted   = "BlocksNotRouted"
 	stateUnknown      = "Unknown"
 	stateEstablished  = "Established"
+	stateListening    = "Listening" // for calls from a range; nobody has called
 )
 
 // objects is everything that a report is made from.
@@ -177,7 +178,6 @@ func (r *Report) addNetwork(nn *v1alpha1.NodeNetwork) {
 		Addresses: append([]string{}, nn.Spec.Addresses...), // never null
 		ASN:       nn.Spec.ASN,
 		RouterID:  nn.Spec.RouterID,
-		Sessions:  len(nn.Spec.Sessions),
 		Blocks:    int(nn.Status.Summary.Blocks),
 		Pods:      int(nn.Status.Summary.Pods),
 		Routes:    int(nn.Status.Summary.Routes),
@@ -192,12 +192,10 @@ func (r *Report) addNetwork(nn *v1alpha1.NodeNetwork) {
 		AgentVersion: nn.Status.AgentVersion,
 		Created:      nn.CreationTimestamp,
 	}
-	reported := make(map[string]v1alpha1.SessionStatus, len(nn.Status.Sessions))
-	for _, s := range nn.Status.Sessions {
-		reported[s.PeerAddress] = s
-	}
-	for _, p := range nn.Spec.Sessions {
-		s := session(nn.Name, p, reported)
+	for _, s := range sessions(nn) {
+		if s.State != stateListening {
+			n.Sessions++
+		}
 		if s.State == stateEstablished {
 			n.Established++
 		}
@@ -206,23 +204,6 @@ func (r *Report) addNetwork(nn *v1alpha1.NodeNetwork) {
 	r.Nodes = append(r.Nodes, n)
 	r.addNodeProblems(nn)
 	r.addTunnels(nn)
-}
-
-// session joins the plan of a session with what its node reports of it.
-func session(node string, p v1alpha1.PlannedSession, reported map[string]v1alpha1.SessionStatus) Session {
-	s := Session{
-		Node: node, Peer: p.Name, Kind: string(p.Kind), Address: p.PeerAddress, ASN: p.PeerASN,
-		State: stateUnknown, Message: "the node's agent does not report this session",
-		Capabilities: []string{}, Refused: []string{}, // never null
-	}
-	if st, ok := reported[p.PeerAddress]; ok {
-		s.State, s.Since, s.Message = st.State, st.Since, st.Message
-		s.Received, s.Accepted, s.Advertised = st.Received, st.Accepted, st.Advertised
-		s.Warning, s.Flaps, s.LastError, s.PeerRestarting = st.Warning, st.Flaps, st.LastError, st.PeerRestarting
-		s.Capabilities = append(s.Capabilities, st.Capabilities...)
-		s.Refused, s.RefusedCount = append(s.Refused, st.Refused...), st.RefusedCount
-	}
-	return s
 }
 
 func (r *Report) addNodeProblems(nn *v1alpha1.NodeNetwork) {

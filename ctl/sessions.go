@@ -22,9 +22,12 @@ func (s *screen) sessions(sessions []Session) {
 		{title: "LAST ERROR", optional: true},
 		{title: "CAPABILITIES", optional: true},
 	}}
-	established, hidden := 0, 0
+	established, wanted, hidden := 0, len(sessions), 0
 	for _, n := range sessions {
 		up := n.State == stateEstablished
+		if n.State == stateListening {
+			wanted--
+		}
 		if up {
 			established++
 			if !s.all && len(sessions) > maxRows {
@@ -41,13 +44,13 @@ func (s *screen) sessions(sessions []Session) {
 			since = s.age(*n.Since)
 		}
 		t.add(
-			text(n.Node), text(n.Peer), text(n.Kind), text(n.Address), text(n.ASN), state(up, n.State), text(since),
+			text(n.Node), text(n.Peer), text(n.Kind), text(n.Address), text(n.ASN), state(up || n.State == stateListening, n.State), text(since),
 			text(n.Received), text(n.Accepted), text(n.Advertised), text(number(int64(n.Flaps))), text(remarks(n)),
 			text(lastError), text(can),
 		)
 	}
-	s.section("BGP sessions", fmt.Sprintf("%d of %d established%s", established, len(sessions), hint(hidden, "those are")),
-		established == len(sessions), t)
+	s.section("BGP sessions", fmt.Sprintf("%d of %d established%s", established, wanted, hint(hidden, "those are")),
+		established == wanted, t)
 }
 
 // remarks are what a person should know of a session.

@@ -36,6 +36,7 @@ func TestChanges(t *testing.T) {
 				v1alpha1.EncapsulationVXLAN, v1alpha1.EncapsulationVXLANCrossSubnet, v1alpha1.EncapsulationNone)
 		}},
 		{"Advertisement", testAdvertisement},
+		{"OnePeer", testOnePeer},
 		{"SecondPool", testSecondPool},
 		{"Topology", testTopologyChanges},
 		{"MTU", testMTUFollows},

@@ -55,6 +55,7 @@ func TestLab(t *testing.T) {
 		{"PluginChain", testPluginChain},
 		{"BadRequests", testBadRequests},
 		{"DeletedNode", testDeletedNode},
+		{"DepartedNode", testDepartedNode},
 		{"Churn", testChurn},
 		{"APIServerAway", testAPIServerAway},
 	} {

@@ -210,6 +210,20 @@ func (n *Node) SetBlocks(blocks []Block) {
 	}
 }
 
+// Recheck says that blocks of the node may have been freed without its doing, and
+// claimed by others: Run checks them against the store, as those of SetBlocks.
+func (n *Node) Recheck() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, b := range n.blocks {
+		if b.state == blockHeld {
+			b.confirmed = false
+		}
+	}
+	n.learned = false
+	poke(n.kick)
+}
+
 // addBlock adds a block and tells whether Blocks() has one more for it.
 func (n *Node) addBlock(b Block, confirmed bool) bool {
 	if have := n.blocks[b.CIDR]; have != nil {

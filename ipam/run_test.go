@@ -314,6 +314,41 @@ func TestBlocksOfACheckpoint(t *testing.T) {
 	})
 }
 
+// The node was taken for gone while it worked: one of its blocks was freed and
+// claimed by another, one was freed, one is still its own.
+func TestRecheck(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		b := newBed(t, pool("a", "10.0.0.0/24", 26))
+		mine := []ipam.Block{block("10.0.0.0/26", "a", "n1"), block("10.0.0.64/26", "a", "n1"), block("10.0.0.128/26", "a", "n1")}
+		for _, have := range mine {
+			if err := b.store.Create(t.Context(), have); err != nil {
+				t.Fatal(err)
+			}
+		}
+		defer b.run()()
+		for i := range 150 {
+			b.mustAdd(fmt.Sprint(i), "a")
+		}
+		synctest.Wait()
+		for _, freed := range mine[:2] {
+			if err := b.store.Delete(t.Context(), freed); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.store.Create(t.Context(), block("10.0.0.0/26", "a", "n2")); err != nil {
+			t.Fatal(err)
+		}
+		b.Recheck()
+		synctest.Wait()
+		if got := b.blocks(); strings.Contains(got, "10.0.0.0/26") || !strings.Contains(got, "10.0.0.64/26 a 64/64") || !strings.Contains(got, "10.0.0.128/26 a 22/64") {
+			t.Errorf("blocks after the check:\n%s\nwant those that are not n2's", got)
+		}
+		if got := b.store.Dump(); !strings.Contains(got, "10.0.0.0/26 pool=a node=n2") || !strings.Contains(got, "10.0.0.64/26 pool=a node=n1") {
+			t.Errorf("the store has:\n%s", got)
+		}
+	})
+}
+
 func TestGiveBack(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		p := pool("a", "10.0.0.0/24", 26)

@@ -39,15 +39,19 @@ type proc struct {
 	udp, udp6 *os.File
 }
 
-// openProc opens the files of the calling thread's network namespace.
-func openProc() (_ *proc, err error) {
+// DefaultSysctls is where the kernel's network settings are.
+const DefaultSysctls = "/proc/sys/net"
+
+// openProc opens the files of the calling thread's network namespace. sysctls is
+// where its settings are written.
+func openProc(sysctls string) (_ *proc, err error) {
 	p := &proc{conf6: -1}
 	defer func() {
 		if err != nil {
 			_ = p.close()
 		}
 	}()
-	p.conf6, err = unix.Open("/proc/sys/net/ipv6/conf", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	p.conf6, err = unix.Open(sysctls+"/ipv6/conf", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		p.conf6, err = -1, nil
 	}

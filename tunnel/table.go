@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,9 @@ var errUnsettled = errors.New("it is changed as often as it is put right")
 // Options are a table's. The zero value is what an agent wants.
 type Options struct {
 	Log *slog.Logger // nil: discard
+	// Sysctls is where the kernel's network settings can be written, as in a container
+	// /proc/sys can't; "": DefaultSysctls.
+	Sysctls string
 }
 
 // Table keeps the tunnel devices of a network namespace. Its methods may be
@@ -69,7 +73,7 @@ func Open(o Options) (_ *Table, err error) {
 	if t.req, err = dial(); err != nil {
 		return nil, err
 	}
-	if t.proc, err = openProc(); err != nil {
+	if t.proc, err = openProc(cmp.Or(o.Sysctls, DefaultSysctls)); err != nil {
 		return nil, err
 	}
 	if t.mon, err = openMonitor(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/godwit-net/godwit/agent"
+	"github.com/godwit-net/godwit/cni/wire"
 	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
@@ -29,7 +30,7 @@ func TestReal(t *testing.T) {
 		ns.Run("ip", "link", "set", "gwk1", "up")
 		var k *agent.Kernel
 		var err error
-		ns.Do(func() { k, err = agent.OpenKernel(slog.New(slog.DiscardHandler)) })
+		ns.Do(func() { k, err = agent.OpenKernel(slog.New(slog.DiscardHandler), wire.DefaultSysctls) })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,6 +15,7 @@ import (
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,categories=godwit
 // +kubebuilder:printcolumn:name="Peer",type=string,JSONPath=`.spec.peerAddress`
+// +kubebuilder:printcolumn:name="Range",type=string,JSONPath=`.spec.peerPrefix`,priority=1
 // +kubebuilder:printcolumn:name="ASN",type=integer,JSONPath=`.spec.peerASN`
 // +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
@@ -76,18 +77,39 @@ const SourceNodeAddress = "NodeAddress"
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultihop) || !has(self.ttlSecurity)",fieldPath=".ttlSecurity",message="ebgpMultihop and ttlSecurity exclude each other: ttlSecurity says by itself how many hops away the router may be"
 // +kubebuilder:validation:XValidation:rule="!has(self.localASN) || self.localASN != self.peerASN",fieldPath=".localASN",message="localASN must not be peerASN: it is for routers of another AS that know the nodes by a different number"
-// +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !isIP(self.sourceAddress) || !isIP(self.peerAddress) || ip(self.sourceAddress).family() == ip(self.peerAddress).family()",fieldPath=".sourceAddress",message="sourceAddress must be of the family of peerAddress"
+// +kubebuilder:validation:XValidation:rule="[has(self.peerAddress), has(self.peerPrefix)].exists_one(given, given)",message="give one of peerAddress and peerPrefix: the router's address, or the range that routers call from"
+// +kubebuilder:validation:XValidation:rule="has(self.peerPrefix) || !has(self.maxPeers)",fieldPath=".maxPeers",message="maxPeers is for peerPrefix: a peerAddress is of one router"
+// +kubebuilder:validation:XValidation:rule="!has(self.peerPrefix) || !has(self.passwordSecretRef)",fieldPath=".passwordSecretRef",message="TCP MD5 needs the router's address before its first packet: give a BGPPeer with peerAddress for each router that has a password"
+// +kubebuilder:validation:XValidation:rule="!has(self.peerPrefix) || !has(self.sourceAddress)",fieldPath=".sourceAddress",message="sourceAddress is for calls that nodes make: with peerPrefix they wait for those of routers"
+// +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !isIP(self.sourceAddress) || !has(self.peerAddress) || !isIP(self.peerAddress) || ip(self.sourceAddress).family() == ip(self.peerAddress).family()",fieldPath=".sourceAddress",message="sourceAddress must be of the family of peerAddress"
 type BGPPeerSpec struct {
 	// What people should know of the router. It changes nothing.
 	// +optional
 	// +kubebuilder:validation:MaxLength=255
 	Description string `json:"description,omitempty"`
 
-	// The router's address.
-	// +required
+	// The router's address. Either this is given, or peerPrefix.
+	// +optional
 	// +kubebuilder:validation:MaxLength=45
 	// +kubebuilder:validation:XValidation:rule="isIP(self) && !ip(self).isLoopback() && (ip(self).isGlobalUnicast() || (ip(self).family() == 4 && ip(self).isLinkLocalUnicast()))",message="must be a unicast IP address of the router, such as 10.211.55.1"
-	PeerAddress string `json:"peerAddress"`
+	PeerAddress string `json:"peerAddress,omitempty"`
+
+	// The range that the routers' addresses are in, where they are not known one by
+	// one ("dynamic neighbors"). The nodes wait for calls from there, and each router
+	// that calls has a session with all that is said here. It must not contain
+	// addresses of pods or of nodes. Instead of a password, keep others out of that
+	// network: whoever calls from the range is taken for a router.
+	// +optional
+	// +kubebuilder:validation:MaxLength=43
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked() && cidr(self).prefixLength() > 0 && !cidr(self).ip().isLoopback()",message="must be a range of routers' addresses without host bits, such as 10.211.60.0/24"
+	PeerPrefix string `json:"peerPrefix,omitempty"`
+
+	// How many routers of peerPrefix may have a session with a node at a time: 100
+	// when not given.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000
+	MaxPeers *int32 `json:"maxPeers,omitempty"`
 
 	// The TCP port on which the router listens.
 	// +optional

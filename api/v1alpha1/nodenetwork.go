@@ -81,11 +81,16 @@ type NodeNetworkSpec struct {
 	// +optional
 	// +listType=atomic
 	Pools []PlannedPool `json:"pools,omitempty"`
-	// The node's BGP sessions, one for each address of another end: two can't
-	// share an address, but a node and a BGPPeer may share a name.
+	// The node's BGP sessions, one for each address of another end, or range that
+	// others call from. A node and a BGPPeer may share a name.
 	// +optional
 	// +listType=atomic
 	Sessions []PlannedSession `json:"sessions,omitempty"`
+	// Blocks of nodes whose Node is gone: the agent is to report of each whether BGP
+	// tells it of a route to it. They are freed when nobody is told of one any more.
+	// +optional
+	// +listType=atomic
+	DepartedBlocks []string `json:"departedBlocks,omitempty"`
 }
 
 // TunnelKind is a kind of tunnel.
@@ -172,8 +177,15 @@ type PlannedSession struct {
 	Name string `json:"name"`
 	// Who is at the other end.
 	Kind SessionKind `json:"kind"`
-	// The address of the other end.
-	PeerAddress string `json:"peerAddress"`
+	// The address of the other end, if it is known.
+	// +optional
+	PeerAddress string `json:"peerAddress,omitempty"`
+	// The range that others call from, if their addresses are not known.
+	// +optional
+	PeerPrefix string `json:"peerPrefix,omitempty"`
+	// How many may call from that range at a time.
+	// +optional
+	MaxPeers int32 `json:"maxPeers,omitempty"`
 	// The TCP port of the other end.
 	PeerPort int32 `json:"peerPort"`
 	// The AS number of the other end.
@@ -217,6 +229,10 @@ type PlannedSession struct {
 	// +optional
 	// +listType=atomic
 	Blocks []string `json:"blocks,omitempty"`
+	// Whether the other node's Node is gone: the session is kept for as long as it
+	// has blocks, and that it is down is nothing to complain about.
+	// +optional
+	Departed bool `json:"departed,omitempty"`
 	// Where the password is, when the session has one.
 	// +optional
 	PasswordSecretRef *SecretKeyRef `json:"passwordSecretRef,omitempty"`
@@ -323,6 +339,12 @@ type NodeNetworkStatus struct {
 	// +optional
 	// +listType=atomic
 	FailedRoutes []FailedRoute `json:"failedRoutes,omitempty"`
+	// The blocks of the plan's departedBlocks, when the agent knows what BGP tells of
+	// them.
+	// +optional
+	// +listType=map
+	// +listMapKey=cidr
+	DepartedBlocks []DepartedBlock `json:"departedBlocks,omitempty"`
 	// Figures for one line a node.
 	// +optional
 	Summary NodeSummary `json:"summary,omitempty"`
@@ -366,7 +388,8 @@ type BlockStatus struct {
 
 // SessionStatus is the state of a BGP session.
 type SessionStatus struct {
-	// The name of the other node, or of the BGPPeer.
+	// The name of the other node or of the BGPPeer; for one that called from a range,
+	// with a slash and its address.
 	Name string `json:"name"`
 	// Who is at the other end.
 	Kind SessionKind `json:"kind"`
@@ -429,6 +452,14 @@ type FailedRoute struct {
 	Destination string `json:"destination"`
 	// Why not.
 	Message string `json:"message"`
+}
+
+// DepartedBlock is what BGP tells a node of a block whose own node is gone.
+type DepartedBlock struct {
+	// The block.
+	CIDR string `json:"cidr"`
+	// Whether there is a route to it.
+	Announced bool `json:"announced"`
 }
 
 // NodeSummary holds figures for one line a node.

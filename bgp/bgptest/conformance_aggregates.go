@@ -11,7 +11,7 @@ import (
 func testAggregates(t *testing.T, f *fixture) {
 	const own, whole = "172.25.0.128/26", "172.25.0.0/16"
 	node := f.add(1, bgp.PeerNode, 0)
-	rack := f.add(2, bgp.PeerExternal, 65001, bgp.Rule{Accept: true})
+	rack := f.add(2, bgp.PeerExternal, 65001, f.accept(whole, 16, 16), bgp.Rule{Accept: true})
 	far := f.add(3, bgp.PeerExternal, 65002)
 	f.change(2, func(p *bgp.Peer) {
 		onlyOwn := f.accept(whole, 16, 16)

@@ -48,6 +48,38 @@ func testOrigins(t *testing.T, f *fixture) {
 	f.mustBeUp(a, b)
 }
 
+func testPools(t *testing.T, f *fixture) {
+	node := f.add(1, bgp.PeerNode, 0)
+	bits := f.prefix("0.0.0.0/0").Addr().BitLen()
+	everything := bgp.Rule{Accept: true}
+	wide := f.accept("0.0.0.0/0", 0, 32)
+	wide.Ranges[0].MaxLength = bits
+	rack := f.add(2, bgp.PeerExternal, 65001, everything)
+	f.set()
+	node.Connect()
+	rack.Connect()
+	f.announce(node, 0, "172.25.3.0/26")
+	f.announce(rack, 1, "172.25.3.0/26", "172.25.3.0/27", "172.25.4.0/26", "172.25.0.0/16", "172.24.0.0/14", "10.9.1.0/24")
+	outside := []string{f.via("172.25.3.0/26", node), f.via("172.24.0.0/14", rack), f.via("10.9.1.0/24", rack)}
+	f.sink.WaitRoutes(t, outside...)
+	f.change(1, func(p *bgp.Peer) { p.Import = []bgp.Rule{wide} })
+	f.set()
+	f.sink.WaitRoutes(t, outside...)
+
+	// A rule that names the pool, or a part of it, is meant.
+	f.change(1, func(p *bgp.Peer) {
+		but := f.accept("172.25.4.0/26", 26, 26)
+		but.Accept = false
+		p.Import = []bgp.Rule{but, f.accept("172.25.3.0/24", 27, 27), f.accept("172.25.4.0/24", 26, 26), wide}
+	})
+	f.set()
+	f.sink.WaitRoutes(t, append(outside, f.via("172.25.3.0/27", rack))...)
+	f.change(1, func(p *bgp.Peer) { p.Import = []bgp.Rule{f.accept("172.25.0.0/16", 16, 26)} })
+	f.set()
+	f.sink.WaitRoutes(t, f.via("172.25.3.0/26", node), f.via("172.25.4.0/26", rack), f.via("172.25.0.0/16", rack))
+	f.mustBeUp(node, rack)
+}
+
 func testExport(t *testing.T, f *fixture) {
 	const own = "172.25.0.128/26"
 	node := f.add(1, bgp.PeerNode, 0)

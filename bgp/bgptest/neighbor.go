@@ -1,6 +1,7 @@
 package bgptest
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -98,6 +99,11 @@ func (n *Neighbor) Connect() {
 	defer s.mu.Unlock()
 	for {
 		p, known := s.peers[n.peer.Address]
+		if caller, ok := s.config.Caller(n.peer.Address); !known && ok && s.config.MayCall(n.peer.Address, slices.Collect(maps.Keys(s.called))) {
+			p, known = caller, true
+			s.called[n.peer.Address], s.peers[n.peer.Address] = true, p
+			s.state[n.peer.Address] = &session{routes: make(map[netip.Prefix]path)}
+		}
 		if st := s.state[n.peer.Address]; known && !s.stopped && !st.held && p.ASN == n.peer.ASN && p.Password == n.peer.Password {
 			st.up, st.since, st.message = true, time.Now(), ""
 			if st.expiry != nil {

@@ -38,6 +38,7 @@ type Speaker struct {
 	config   bgp.Config
 	peers    map[netip.Addr]bgp.Peer
 	state    map[netip.Addr]*session
+	called   map[netip.Addr]bool // callers that became peers
 	routers  map[netip.Addr]*Neighbor
 	told     map[netip.Prefix]bgp.Route
 	began    time.Time
@@ -75,7 +76,7 @@ func New(o Options) *Speaker {
 	}
 	s := &Speaker{
 		options: o,
-		peers:   make(map[netip.Addr]bgp.Peer), state: make(map[netip.Addr]*session),
+		peers:   make(map[netip.Addr]bgp.Peer), state: make(map[netip.Addr]*session), called: make(map[netip.Addr]bool),
 		routers: make(map[netip.Addr]*Neighbor), told: make(map[netip.Prefix]bgp.Route),
 		delivery: make(chan struct{}),
 	}
@@ -89,21 +90,29 @@ func (s *Speaker) Set(_ context.Context, c bgp.Config) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
-	peers, err := c.Usable()
+	wanted := c.Peers
+	c, err := c.Usable()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
 		return errors.New("the speaker is stopped")
 	}
-	want := make(map[netip.Addr]bgp.Peer, len(peers))
-	for _, p := range peers {
+	want := make(map[netip.Addr]bgp.Peer, len(c.Peers))
+	for _, p := range c.Peers {
 		want[p.Address] = p
 	}
-	for _, p := range c.Peers { // a known peer that became unusable stays as it was
+	for _, p := range wanted { // a known peer that became unusable stays as it was
 		if _, ok := want[p.Address]; !ok {
 			if former, known := s.peers[p.Address]; known {
 				want[p.Address] = former
 			}
+		}
+	}
+	for addr := range s.called {
+		if p, ok := c.Caller(addr); ok {
+			want[addr] = p
+		} else {
+			delete(s.called, addr)
 		}
 	}
 	whole := s.config.ASN != c.ASN || s.config.RouterID != c.RouterID || s.config.ListenPort != c.ListenPort ||
@@ -231,7 +240,7 @@ func (s *Speaker) announced(peer bgp.Peer, st *session) map[netip.Prefix]netip.A
 // hop is the next hop by which a peer is told one of our prefixes.
 func (s *Speaker) hop(peer netip.Addr, p netip.Prefix) netip.Addr {
 	f := bgp.FamilyOf(p.Addr())
-	if hop, given := s.config.NextHop(f); given && bgp.FamilyOf(peer) != f {
+	if hop, given := s.config.NextHop(f); given && bgp.FamilyOf(peer) != f && !bgp.IsLinkLocal(peer) {
 		return hop
 	}
 	return s.options.Local
@@ -239,7 +248,7 @@ func (s *Speaker) hop(peer netip.Addr, p netip.Prefix) netip.Addr {
 
 // takes reports whether the import policy accepts a path from a peer.
 func (s *Speaker) takes(peer bgp.Peer, prefix netip.Prefix, p path) bool {
-	return bgp.NextHopFits(prefix, p.hop) && s.config.Accepts(peer, p.announcement(peer, prefix))
+	return bgp.NextHopOf(peer.Address, prefix, p.hop).IsValid() && s.config.Accepts(peer, p.announcement(peer, prefix))
 }
 
 // announcement is a path as rules see it: the AS path has the peer's number only.
@@ -274,6 +283,9 @@ func (s *Speaker) deliver() {
 
 func (s *Speaker) complete() bool {
 	if s.began.IsZero() {
+		return false
+	}
+	if len(s.config.Callers) > 0 && time.Since(s.began) < s.options.SyncTimeout {
 		return false
 	}
 	for _, st := range s.state {
@@ -346,8 +358,8 @@ func (s *Speaker) best() (map[netip.Prefix]bgp.Route, map[netip.Prefix]netip.Add
 			if !taken || mine != theirs || addr.Less(sources[prefix]) {
 				sources[prefix] = addr
 			}
-			if !slices.Contains(r.NextHops, p.hop) {
-				r.NextHops = append(r.NextHops, p.hop)
+			if hop := bgp.NextHopOf(addr, prefix, p.hop); !slices.Contains(r.NextHops, hop) {
+				r.NextHops = append(r.NextHops, hop)
 				slices.SortFunc(r.NextHops, netip.Addr.Compare)
 			}
 			r.FromNode = r.FromNode || peer.Kind == bgp.PeerNode

@@ -178,7 +178,11 @@ func (s *Speaker) addPeer(ctx context.Context, c bgp.Config, p bgp.Peer) error {
 		}
 	}
 	s.book.reset(p.Address)
-	if err := s.server.addPeer(ctx, apiPeer(c, p, s.restarting)); err != nil {
+	returns := s.restarting || s.callers.returns(p)
+	if returns && p.GracefulRestart > 0 {
+		s.book.page(p.Address).returns()
+	}
+	if err := s.server.addPeer(ctx, apiPeer(c, p, returns)); err != nil {
 		return fmt.Errorf("add the session: %w", err)
 	}
 	s.applied.peers[p.Address], s.applied.families[p.Address] = p, c.Families(p.Address)
@@ -187,6 +191,7 @@ func (s *Speaker) addPeer(ctx context.Context, c bgp.Config, p bgp.Peer) error {
 
 func (s *Speaker) removePeer(ctx context.Context, p bgp.Peer) error {
 	delete(s.applied.stale, p.Address)
+	s.server.dismiss(ctx, p.Address.String())
 	if p.Password != "" {
 		// GoBGP forgets to take the key from its listening socket when a peer is
 		// deleted, but not when it is updated.

@@ -19,6 +19,8 @@ import (
 // goroutines may still speak of it.
 type book struct {
 	silent chan struct{} // a session ended because its peer was silent; holds at most one
+	// returned tells that a peer has us back after a restart; it holds at most one.
+	returned chan struct{}
 
 	mu    sync.Mutex
 	pages map[netip.Addr]*page
@@ -42,6 +44,8 @@ type page struct {
 	held      bool      // down for exceeding its limit of prefixes
 	opening   time.Time // since when it is in OpenConfirm; zero: it is not
 	nonsense  nonsense
+	returning bool // when it comes up, it has us back after a restart
+	returned  bool // it has, and nothing was done about it yet
 	silent    bool // the hold time of its session expired, and nothing was done about it yet
 
 	accepted, advertised, refused tally
@@ -60,7 +64,7 @@ type tally struct {
 }
 
 func newBook() *book {
-	return &book{silent: make(chan struct{}, 1), pages: make(map[netip.Addr]*page)}
+	return &book{silent: make(chan struct{}, 1), returned: make(chan struct{}, 1), pages: make(map[netip.Addr]*page)}
 }
 
 // page returns the page of a peer, which is made when it is missing.
@@ -106,6 +110,7 @@ func (b *book) reset(addr netip.Addr) {
 		p.lastError = p.reconfigured()
 	}
 	p.since, p.message, p.held, p.opening, p.silent = time.Time{}, "", false, time.Time{}, false
+	p.returning, p.returned = false, false
 	p.accepted, p.advertised, p.refused = tally{}, tally{}, tally{}
 }
 
@@ -144,6 +149,10 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	if e.Peer.State.SessionState == packet.BGP_FSM_ESTABLISHED {
 		p.established.Store(true)
 		p.since, p.message, p.held, p.resetting, p.silent = at, "", false, false, false
+		p.returning, p.returned = false, p.returning
+		if p.returned {
+			tell(b.returned)
+		}
 		return
 	}
 	if p.established.Swap(false) {
@@ -151,10 +160,7 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 		p.flaps++
 		p.lastError = p.cause(e.Peer.State.DisconnectReason)
 		if p.silent {
-			select {
-			case b.silent <- struct{}{}:
-			default:
-			}
+			tell(b.silent)
 		}
 	}
 	if p.held {
@@ -203,6 +209,30 @@ func (p *page) cause(reason api.PeerState_DisconnectReason) string {
 		return "we closed the session: " + notification(codeHold, 0)
 	}
 	return connectionLost
+}
+
+// tell wakes who listens, if nobody did so already.
+func tell(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// returns notes that the peer has routes of an earlier life of ours.
+func (p *page) returns() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.returning = true
+}
+
+// takeReturned tells once that a peer has us back.
+func (p *page) takeReturned() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	returned := p.returned
+	p.returned = false
+	return returned
 }
 
 // takeSilent tells once that a session ended because the peer was silent.

@@ -67,7 +67,7 @@ func (g *guard) Learned(changed []bgp.Route, gone []netip.Prefix) {
 			g.wrong = fmt.Errorf("%v was learned, which no policy allows", r)
 		}
 		for _, h := range r.NextHops {
-			if !bgp.NextHopFits(r.Prefix, h) {
+			if bgp.NextHopOf(netip.Addr{}, r.Prefix, h) != h {
 				g.wrong = fmt.Errorf("%v was learned by a next hop that makes no sense", r)
 			}
 		}

@@ -37,6 +37,9 @@ const (
 	wordHelper  = "graceful restart (helper only)"
 )
 
+// wordNextHops says that routes of IPv4 may have next hops of IPv6 (RFC 8950).
+const wordNextHops = "IPv6 next hops of IPv4"
+
 func familyWords(f bgp.Families) string {
 	if f == bgp.IPv4 {
 		return "IPv4 unicast"
@@ -65,7 +68,7 @@ func ability(c *api.Capability) string {
 	case *api.Capability_ExtendedNexthop:
 		for _, t := range c.GetExtendedNexthop().GetTuples() {
 			if isFamily(t.GetNlriFamily(), bgp.IPv4) && t.GetNexthopFamily().GetAfi() == api.Family_AFI_IP6 {
-				return "IPv6 next hops of IPv4" // RFC 8950
+				return wordNextHops
 			}
 		}
 	case *api.Capability_ExtendedMessage:

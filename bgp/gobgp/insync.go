@@ -31,6 +31,9 @@ func (l *learned) complete() bool {
 	if time.Since(l.began) >= l.timeout {
 		return true
 	}
+	if l.open {
+		return false
+	}
 	for _, s := range l.peers {
 		if !s.complete {
 			return false

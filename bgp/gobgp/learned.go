@@ -42,6 +42,7 @@ type learned struct {
 	peers  map[netip.Addr]*source
 	began  time.Time // of the first Set; zero: none yet
 	synced bool      // InSync was or is about to be called
+	open   bool      // who else will call is not known
 	closed bool
 }
 
@@ -173,9 +174,9 @@ func (l *learned) signal() {
 	}
 }
 
-// nextHop is where a path leads, or the zero Addr for a withdrawal and for
-// what can't be a next hop. Of a global and a link-local address GoBGP keeps the
-// global one.
+// nextHop is where a path leads, or the zero Addr for a withdrawal and for what
+// can't be a next hop. Of a global and a link-local address GoBGP keeps the global
+// one.
 //
 // That a next hop can't be used comes out here, after GoBGP's choice: a policy
 // that is set as a whole can't speak of ranges of next hops. So a path that
@@ -196,23 +197,17 @@ func nextHop(p *apiutil.Path) netip.Addr {
 			hop = a.Nexthop // beside it the other says nothing (RFC 4760, section 3)
 		}
 	}
-	switch {
-	case !bgp.NextHopFits(prefix.Prefix, hop), hop.IsLoopback() && !p.PeerAddress.Unmap().IsLoopback():
+	if hop.IsLoopback() && !p.PeerAddress.Unmap().IsLoopback() {
 		return netip.Addr{}
-	case hop.IsLinkLocalUnicast() && hop.Is6():
-		// It says nothing without its link, which is that of the session or unknown.
-		if p.PeerAddress.Zone() == "" {
-			return netip.Addr{}
-		}
-		return hop.WithZone(p.PeerAddress.Zone())
 	}
-	return hop
+	return bgp.NextHopOf(p.PeerAddress.Unmap(), prefix.Prefix, hop)
 }
 
 // setPeers says whose routes to expect, and of which kind they are.
 func (l *learned) setPeers(c bgp.Config, peers map[netip.Addr]bgp.Peer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.open = len(c.Callers) > 0
 	changed := make(map[netip.Addr]bool)
 	for addr, p := range peers {
 		s := l.peers[addr]

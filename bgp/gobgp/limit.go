@@ -24,7 +24,8 @@ const (
 )
 
 // limiter ends sessions whose peer sent more prefixes than its limit, and those
-// that hang while they come up; and it drops the routes of peers that are silent.
+// that hang while they come up; it drops the routes of peers that are silent, and
+// announces to those that have us back.
 //
 // GoBGP can do so itself, but counts the whole table at each UPDATE, which is
 // quadratic, and then takes the end of the session, caused by itself, for a
@@ -100,6 +101,8 @@ func (l *limiter) run() {
 			l.check(now)
 		case <-l.speaker.book.silent:
 			l.speaker.dropSilent()
+		case <-l.speaker.book.returned:
+			l.speaker.announceReturned()
 		}
 	}
 }
@@ -108,11 +111,12 @@ func (l *limiter) check(now time.Time) {
 	s := l.speaker
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if s.server == nil {
 		return
 	}
+	s.callers.forgetGone(now)
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for addr, until := range l.resting {
 		if now.After(until) {
 			delete(l.resting, addr)

@@ -24,6 +24,8 @@ type logHandler struct {
 	page  *page            // of the peer whose state machine logs, or nil
 	peer  netip.Addr       // that peer
 	muted *atomic.Bool
+	// stranger is told of who calls and is no peer; it must not block.
+	stranger func(netip.Addr)
 }
 
 func newLogHandler(next slog.Handler, b *book, lost func(netip.Addr)) *logHandler {
@@ -43,7 +45,7 @@ func (h *logHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	case level < slog.LevelInfo:
 		return false
 	case level < slog.LevelWarn:
-		return h.page != nil || h.next.Enabled(ctx, slog.LevelDebug)
+		return h.page != nil || h.stranger != nil || h.next.Enabled(ctx, slog.LevelDebug)
 	}
 	return true
 }
@@ -55,6 +57,11 @@ func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
 		repeats = h.page.hear(r)
 		if r.Message == "Peer Down" && attr(r, "Reason").String() != "graceful-restart" {
 			h.lost(h.peer)
+		}
+	}
+	if h.stranger != nil && r.Message == strangerCalls {
+		if addr, err := netip.ParseAddr(attr(r, "Key").String()); err == nil {
+			h.stranger(addr.Unmap())
 		}
 	}
 	level := r.Level
@@ -74,6 +81,10 @@ func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
 	})
 	return h.next.Handle(ctx, out)
 }
+
+// strangerCalls is what GoBGP says, with the caller's address, of a call from
+// nobody that it knows.
+const strangerCalls = "Can't find configuration for a new passive connection"
 
 // isRoutine tells the warnings that every pair of speakers causes when both
 // dial at once.

@@ -81,6 +81,13 @@ func (s *seat) sends() []string {
 	return ranges
 }
 
+// callers has the router's network, in which all others are known by address.
+func (s *seat) callers() bgp.Callers {
+	p := s.peer
+	p.Name, p.Address, p.SourceAddress = "racks", netip.Addr{}, netip.Addr{}
+	return bgp.Callers{Prefix: pfx(fmt.Sprintf("10.0.%d.0/24", s.i)), Most: 1, Peer: p}
+}
+
 func (s *seat) name() string { return fmt.Sprintf("%s-%d", s.router, s.k) }
 
 // newRack makes a rack with a session at each router for each option that it
@@ -112,6 +119,10 @@ func newRack(t *testing.T, options []option) *rack {
 			}
 			s.password = s.peer.Password + s.option.suffix
 			b.seats = append(b.seats, s)
+			if s.option.ranged {
+				b.config.Callers = append(b.config.Callers, s.callers())
+				continue
+			}
 			b.config.Peers = append(b.config.Peers, s.peer)
 		}
 	}
@@ -199,9 +210,10 @@ func (b *rack) of(name string) []*seat {
 // change returns the config with some sessions' peers changed.
 func (b *rack) change(which func(*seat) bool, how func(*bgp.Peer)) bgp.Config {
 	b.config = copyOf(b.config)
-	for i, s := range b.seats {
-		if which(s) {
-			how(&b.config.Peers[i])
+	peers := b.config.Peers
+	for _, s := range b.seats {
+		if i := slices.IndexFunc(peers, func(p bgp.Peer) bool { return p.Address == s.peer.Address }); i >= 0 && which(s) {
+			how(&peers[i])
 		}
 	}
 	return b.config

@@ -22,6 +22,7 @@ type option struct {
 	brief    bool // it does not stay up
 	late     bool // we can't call at first: our address is missing
 	active   bool // the router calls; else it only listens
+	ranged   bool // we know the range only that the router is in
 	asn      uint32
 	// bothFamilies has the router offer both, else IPv4 only.
 	bothFamilies bool

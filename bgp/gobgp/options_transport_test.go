@@ -59,6 +59,11 @@ func transportOptions() []option {
 		{name: retriesSoon, late: true, peer: func(p *bgp.Peer) { p.ConnectRetry = 2 * time.Second }},
 		{name: retriesLate, late: true, peer: func(p *bgp.Peer) { p.ConnectRetry = 5 * time.Minute }},
 		{
+			name: "a range that the router calls from", internal: true, ranged: true, active: true, sends: "10.9.%d.0/24",
+			peer:  takeAll,
+			proof: proof,
+		},
+		{
 			name: "password", internal: true, peer: func(p *bgp.Peer) { p.Password = password },
 			proof: proof,
 		},

@@ -80,10 +80,13 @@ func apiPeer(c bgp.Config, p bgp.Peer, restarting bool) *api.Peer {
 // localAddress is the address to dial from, and the only one to accept the peer
 // on: its own source address, else the one we listen on, when there is exactly
 // one of the peer's family. Else it is empty: dial from the kernel's choice, and
-// accept on any.
+// accept on any. To and from a link-local address only those of the same link do.
 func localAddress(c bgp.Config, p bgp.Peer) string {
 	if p.SourceAddress.IsValid() {
 		return p.SourceAddress.String()
+	}
+	if bgp.IsLinkLocal(p.Address) {
+		return ""
 	}
 	found := ""
 	for _, a := range c.ListenAddresses {

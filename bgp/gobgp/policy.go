@@ -37,8 +37,9 @@ type policy struct {
 	// validate tells that there is origin validation.
 	validate bool
 	groups   []ruleGroup
-	// sessions are the peers by the family of their session, sorted, when own
-	// prefixes have next hops that are not the session's.
+	// sessions are the peers by the families of which routes can have their session's
+	// address as next hop, sorted, when own prefixes have next hops that are not the
+	// session's.
 	sessions map[bgp.Families][]netip.Addr
 	exports  []exportGroup
 	hops     map[bgp.Families]netip.Addr // our own addresses
@@ -99,8 +100,9 @@ func newPolicy(c bgp.Config) *policy {
 	}
 	for _, peer := range peers {
 		if p.sessions != nil {
-			f := bgp.FamilyOf(peer.Address)
-			p.sessions[f] = append(p.sessions[f], peer.Address)
+			for _, f := range hopOf(peer.Address).Each() {
+				p.sessions[f] = append(p.sessions[f], peer.Address)
+			}
 		}
 		if peer.Kind == bgp.PeerNode {
 			p.addNode(c, peer)
@@ -109,6 +111,16 @@ func newPolicy(c bgp.Config) *policy {
 		}
 	}
 	return p
+}
+
+// hopOf are the families of which routes can have the address of a session with
+// peer as next hop: its own, and both over a session between link-local addresses
+// (RFC 8950).
+func hopOf(peer netip.Addr) bgp.Families {
+	if bgp.IsLinkLocal(peer) {
+		return bgp.IPv4 | bgp.IPv6
+	}
+	return bgp.FamilyOf(peer)
 }
 
 func (p *policy) addNode(c bgp.Config, peer bgp.Peer) {
@@ -143,7 +155,7 @@ func (p *policy) addExternal(c bgp.Config, peer bgp.Peer) {
 		return
 	}
 	p.origins = p.origins || slices.ContainsFunc(peer.Export, func(r bgp.Rule) bool { return r.PeerKind != nil })
-	way := exportWay{family: bgp.FamilyOf(peer.Address), internal: peer.ASN == asn, asn: asn, nextHop: peer.NextHop}
+	way := exportWay{hopOf: hopOf(peer.Address), internal: peer.ASN == asn, asn: asn, nextHop: peer.NextHop}
 	p.origins = p.origins || way.internal
 	i = slices.IndexFunc(p.exports, func(g exportGroup) bool { return g.way == way && sameRules(g.rules, peer.Export) })
 	if i < 0 {
@@ -221,8 +233,12 @@ func (p *policy) imports(d *document) {
 	}
 	d.add(importPolicy, "leaving", match{anyone: true, anyPrefix: true, standard: []string{exact(bgp.GracefulShutdown)}},
 		&api.Actions{LocalPref: &api.LocalPrefAction{Value: bgp.LocalPrefLast}})
+	pools := p.pools()
 	for i, g := range p.groups {
-		p.importRules(d, fmt.Sprint("external-", i), g)
+		name := fmt.Sprint("external-", i)
+		p.importRules(d, name+"-pools", ruleGroup{peers: g.peers, asn: g.asn, rules: inPools(g.rules, pools)})
+		d.add(importPolicy, name+"-pools", match{peers: g.peers, ranges: pools}, reject())
+		p.importRules(d, name, g)
 	}
 	taken := accept()
 	if p.origins {

@@ -20,7 +20,7 @@ type exportGroup struct {
 
 // exportWay is what decides over next hops and AS paths.
 type exportWay struct {
-	family   bgp.Families // of the session
+	hopOf    bgp.Families // of which routes can have the session's address as next hop
 	internal bool
 	asn      uint32 // by which the peers know us
 	nextHop  bgp.NextHopMode
@@ -40,8 +40,8 @@ func (p *policy) exported(d *document) {
 	for i, g := range p.exports {
 		p.exportRules(d, fmt.Sprint("own-", i), g, true)
 	}
-	// A session of a prefix's own family has a next hop of itself; on others the
-	// prefix keeps the one that it was originated with.
+	// A session of a prefix's own family, or of a link's, has a next hop of itself; on
+	// others the prefix keeps the one that it was originated with.
 	for _, f := range (bgp.IPv4 | bgp.IPv6).Each() {
 		bySelf := accept()
 		bySelf.Nexthop = &api.NexthopAction{Self: true}
@@ -115,13 +115,13 @@ func (p *policy) exportRules(d *document, name string, g exportGroup, own bool) 
 func (p *policy) nextHop(w exportWay, f bgp.Families, own bool) (action *api.NexthopAction, ok bool) {
 	self := w.nextHop == bgp.NextHopSelf || w.nextHop == bgp.NextHopAuto && !w.internal
 	switch {
-	case own && len(p.hops) > 0 && w.family == f:
+	case own && len(p.hops) > 0 && w.hopOf.Has(f):
 		return &api.NexthopAction{Self: true}, true
 	case own:
 		return nil, true
 	case !self:
 		return &api.NexthopAction{Unchanged: true}, true
-	case w.family == f:
+	case w.hopOf.Has(f):
 		return &api.NexthopAction{Self: true}, true
 	}
 	hop, given := p.hops[f]

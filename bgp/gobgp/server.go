@@ -41,9 +41,10 @@ func identityOf(c bgp.Config) identity {
 
 // startServer starts GoBGP and listens, with a policy that rejects everything
 // in both directions and with nobody to talk to.
-func startServer(ctx context.Context, c bgp.Config, console string, b *book, l *learned, log *slog.Logger) (*server, error) {
+func startServer(ctx context.Context, c bgp.Config, console string, stranger func(netip.Addr), b *book, l *learned, log *slog.Logger) (*server, error) {
 	epoch := l.newEpoch()
 	handler := newLogHandler(log.Handler(), b, func(peer netip.Addr) { l.lost(epoch, peer) })
+	handler.stranger = stranger
 	options, err := consoleOptions(console)
 	if err != nil {
 		return nil, err
@@ -106,7 +107,9 @@ const (
 	// that are away and keep its routes meanwhile, which they would otherwise do for
 	// their whole restart time.
 	farewellTimeout = 10 * time.Second
-	pollInterval    = 5 * time.Millisecond
+	// dismissTimeout bounds how long a peer that is removed is waited for to end.
+	dismissTimeout = time.Second
+	pollInterval   = 5 * time.Millisecond
 )
 
 // stop ends the server, which announces prefixes of some families. One that
@@ -175,6 +178,17 @@ func (s *server) shutdownAll(ctx context.Context, farewell time.Duration) {
 		if !waiting {
 			return
 		}
+	}
+}
+
+// dismiss ends the session with a peer that is about to be removed or reset, with
+// a Cease: GoBGP's removal closes accepted connections before that is sent, which
+// peers then take for a restart.
+func (s *server) dismiss(ctx context.Context, addr string) {
+	if !s.isUp(ctx, addr) || s.DisablePeer(ctx, &api.DisablePeerRequest{Address: addr, Communication: "the session is removed or reset"}) != nil {
+		return
+	}
+	for deadline := time.Now().Add(dismissTimeout); s.isUp(ctx, addr) && time.Now().Before(deadline); time.Sleep(pollInterval) {
 	}
 }
 

@@ -52,13 +52,15 @@ type Speaker struct {
 	log        *slog.Logger
 	restarting bool
 	console    string
+	callers    *callers
 	book       *book
 	learned    *learned
 	limits     *limiter
 
 	mu      sync.Mutex // held by Set and Stop, and where the fields below are used
 	stopped bool
-	config  bgp.Config // of the last Set that was usable
+	wanted  bgp.Config // of the last Set
+	config  bgp.Config // the same as far as it is usable, with the callers as peers
 	applied applied
 	server  *server // nil until the first Set
 }
@@ -95,6 +97,7 @@ func New(o Options) (*Speaker, error) {
 		learned:    newLearned(o.Sink, o.SyncTimeout),
 	}
 	s.limits = newLimiter(s)
+	s.callers = newCallers(s, o.Restarting)
 	return s, nil
 }
 
@@ -106,16 +109,21 @@ func (s *Speaker) Set(ctx context.Context, c bgp.Config) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
-	peers, peerErr := c.Usable()
-
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
 		return errors.New("the speaker is stopped")
 	}
+	s.wanted = c
+	return s.carryOut(ctx)
+}
+
+// carryOut makes the server do what is wanted. The lock is held.
+func (s *Speaker) carryOut(ctx context.Context) error {
+	c, peerErr := s.wanted.Usable()
 	// A peer whose new properties make no sense keeps its old ones.
-	peers = s.withFormer(peers, c.Peers)
-	c.Peers = peers
+	c.Peers = s.withFormer(c.Peers, s.wanted.Peers)
+	c.Peers = s.callers.expand(c)
 
 	if s.server != nil && s.server.identity != identityOf(c) {
 		s.log.Info("restarting the BGP server: its AS number, router id, port or listen addresses changed")
@@ -159,6 +167,7 @@ func (s *Speaker) withFormer(usable, wanted []bgp.Peer) []bgp.Peer {
 // 12 s, whatever ctx says, when peers are away or don't read.
 func (s *Speaker) Stop(ctx context.Context, mode bgp.StopMode) error {
 	s.limits.stop()
+	s.callers.stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
@@ -173,7 +182,7 @@ func (s *Speaker) Stop(ctx context.Context, mode bgp.StopMode) error {
 }
 
 func (s *Speaker) startServer(ctx context.Context, c bgp.Config) error {
-	srv, err := startServer(ctx, c, s.console, s.book, s.learned, s.log)
+	srv, err := startServer(ctx, c, s.console, s.callers.hear, s.book, s.learned, s.log)
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func (s *Speaker) session(peer bgp.Peer, state *api.Peer) bgp.Session {
 	if out.Received != out.Accepted {
 		out.Refused, out.RefusedCount = s.refused(page, peer, state, out.Received)
 	}
-	out.Warning = joinWords(nearLimit(peer, out.Received), odd)
+	out.Warning = joinWords(joinWords(nearLimit(peer, out.Received), withoutNextHops(peer, state)), odd)
 	out.Advertised = s.advertised(page, peer, state)
 	return out
 }
@@ -123,6 +123,15 @@ func nearLimit(peer bgp.Peer, received int) string {
 		return fmt.Sprintf("it sends %d prefixes, at least the %d to warn at", received, peer.WarnPrefixes)
 	}
 	return fmt.Sprintf("it sends %d of at most %d prefixes; with more its session ends", received, peer.MaxPrefixes)
+}
+
+// withoutNextHops says that a peer without other addresses than link-local ones
+// can't take routes of IPv4 by these; empty: it can, or needs not.
+func withoutNextHops(peer bgp.Peer, state *api.Peer) string {
+	if !bgp.IsLinkLocal(peer.Address) || !negotiated(state).Has(bgp.IPv4) || slices.Contains(capabilities(state), wordNextHops) {
+		return ""
+	}
+	return "it does not take routes of IPv4 by way of IPv6, which there is no other way for: turn on extended next hops (RFC 8950) there"
 }
 
 // accepted counts the received prefixes that the import policy takes. GoBGP's

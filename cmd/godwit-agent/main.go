@@ -14,6 +14,7 @@ import (
 	"github.com/godwit-net/godwit/agent"
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/bgp/gobgp"
+	"github.com/godwit-net/godwit/cni/wire"
 	"github.com/godwit-net/godwit/internal/burst"
 	"github.com/godwit-net/godwit/internal/version"
 )
@@ -50,6 +51,10 @@ func command() *cobra.Command {
 	f.StringVar(&o.RunDir, "run-dir", "/run/godwit", "folder on tmpfs for the CNI socket and the address records")
 	f.StringVar(&o.StateDir, "state-dir", "/var/lib/godwit", "folder on disk for the checkpoint")
 	f.StringVar(&o.CNIConfig, "cni-conf", "/etc/cni/net.d/10-godwit.conflist", "CNI configuration to write once the agent is ready; empty for none")
+	f.StringVar(&o.CNIPlugins, "cni-plugins", "", "folder of CNI plugins to install on the node once the agent is ready; empty for none")
+	f.StringVar(&o.CNIBin, "cni-bin-dir", "/opt/cni/bin", "folder in which the container runtime looks for CNI plugins")
+	f.StringVar(&o.Sysctls, "sysctl-dir", wire.DefaultSysctls, "where the kernel's network settings can be written (in a container: a mount of the node's)")
+	f.StringVar(&o.HealthAddress, "health-address", "", "host:port at which probes are answered, such as 127.0.0.1:9472: /livez, whether the agent works, and /readyz, whether it takes pods (default: nowhere)")
 	f.StringVar(&o.MetricsAddress, "metrics-address", "", "host:port to serve Prometheus metrics at, without any protection, such as 127.0.0.1:9471 (default: nowhere)")
 	f.StringVar(&console, "gobgp-socket", "", "unix socket at which the stock gobgp client may look at the speaker (gobgp --target unix://PATH neighbor), read-only, such as /run/godwit/gobgp/gobgp.sock (default: none)")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")

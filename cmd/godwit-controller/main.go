@@ -52,7 +52,7 @@ others wait for its lease.`,
 	f.StringVar(&kubeconfig, "kubeconfig", "", "`file` that says how to reach the API server (default: that of the pod, or $KUBECONFIG)")
 	f.StringVar(&o.Namespace, "namespace", "godwit-system", "`namespace` of the lease of the leader election")
 	f.BoolVar(&o.LeaderElect, "leader-elect", true, "wait for the lease; without it only one controller may run")
-	f.DurationVar(&o.BlockReleaseDelay, "block-release-delay", controller.DefaultBlockReleaseDelay, "how long a node must be gone before its blocks are freed")
+	f.DurationVar(&o.BlockReleaseDelay, "block-release-delay", controller.DefaultBlockReleaseDelay, "how long a node must be gone, and its blocks be announced by nobody, before they are freed")
 	f.StringVar(&o.MetricsAddress, "metrics-address", "0", "`address:port` on which metrics are served; 0: nowhere")
 	f.StringVar(&o.HealthAddress, "health-address", "0", "`address:port` on which /healthz and /readyz are served; 0: nowhere")
 	f.StringVar(&level, "log-level", "info", "`level` of what is logged: debug, info, warn or error")

@@ -212,7 +212,7 @@ func (b *batch) linkLocal(s Spec) {
 
 // raiseHostEnd sets what netlink can't set, then the link up.
 func (w *Wirer) raiseHostEnd(c *conn, s Spec, name string, e ends) error {
-	if err := w.onNode(func() error { return applySysctls(hostSysctls(s, name)) }); err != nil {
+	if err := w.onNode(func() error { return applySysctls(w.sysctls, hostSysctls(s, name)) }); err != nil {
 		return err
 	}
 	var b batch
@@ -246,7 +246,7 @@ func (w *Wirer) raiseHostEnd(c *conn, s Spec, name string, e ends) error {
 func (w *Wirer) configurePod(ctx context.Context, ns *Namespace, s Spec, e ends) (podEnd, error) {
 	var c *conn
 	err := w.inside(ns.f, func() error {
-		if err := applySysctls(podSysctls(s)); err != nil {
+		if err := applySysctls(w.sysctls, podSysctls(s)); err != nil {
 			return err
 		}
 		var err error

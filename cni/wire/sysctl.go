@@ -9,7 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sysctl is a setting below /proc/sys/net, of the calling thread's namespace.
+// DefaultSysctls is where the kernel's network settings are. What is there is
+// the calling thread's namespace's, also when it is mounted elsewhere.
+const DefaultSysctls = "/proc/sys/net"
+
+// sysctl is a setting below DefaultSysctls, of the calling thread's namespace.
 type sysctl struct {
 	path, value string
 }
@@ -51,20 +55,19 @@ func podSysctls(s Spec) []sysctl {
 	return list
 }
 
-// applySysctls makes the settings, touching only what differs.
-func applySysctls(list []sysctl) error {
+// applySysctls makes the settings in a folder, touching only what differs.
+func applySysctls(dir string, list []sysctl) error {
 	for _, s := range list {
-		if err := s.apply(); err != nil {
-			return fmt.Errorf("set %s to %s: %w", s.file(), s.value, err)
+		file := dir + "/" + s.path
+		if err := s.apply(file); err != nil {
+			return fmt.Errorf("set %s to %s: %w", file, s.value, err)
 		}
 	}
 	return nil
 }
 
-func (s sysctl) file() string { return "/proc/sys/net/" + s.path }
-
-func (s sysctl) apply() error {
-	fd, err := unix.Open(s.file(), unix.O_RDWR|unix.O_CLOEXEC, 0)
+func (s sysctl) apply(file string) error {
+	fd, err := unix.Open(file, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
@@ -83,14 +86,15 @@ func (s sysctl) apply() error {
 
 // differs tells how the setting differs from what it should be, "" if it does not.
 func (s sysctl) differs() string {
-	got, err := os.ReadFile(s.file())
+	file := DefaultSysctls + "/" + s.path
+	got, err := os.ReadFile(file) // #nosec G304 -- a sysctl
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return fmt.Sprintf("%s is missing", s.file())
+		return fmt.Sprintf("%s is missing", file)
 	case err != nil:
 		return err.Error()
 	case strings.TrimSpace(string(got)) != s.value:
-		return fmt.Sprintf("%s is %s, not %s", s.file(), strings.TrimSpace(string(got)), s.value)
+		return fmt.Sprintf("%s is %s, not %s", file, strings.TrimSpace(string(got)), s.value)
 	}
 	return ""
 }

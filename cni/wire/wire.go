@@ -19,6 +19,7 @@
 package wire
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -86,9 +87,10 @@ type Wirer struct {
 	host *os.File // the node's network namespace
 	home *os.File // the process's network namespace
 	// atHome says that both are the same, as they are but in tests.
-	atHome bool
-	rt     *conns // rtnetlink in the node's namespace
-	ct     *conns // ctnetlink in the node's namespace
+	atHome  bool
+	sysctls string // where the settings are written
+	rt      *conns // rtnetlink in the node's namespace
+	ct      *conns // ctnetlink in the node's namespace
 }
 
 // Options of a Wirer.
@@ -97,6 +99,9 @@ type Options struct {
 	// Namespace is the path of the node's network namespace; "" is that of the
 	// calling thread, which must be the process's own.
 	Namespace string
+	// Sysctls is where the kernel's network settings can be written, as in a container
+	// /proc/sys can't; "": DefaultSysctls.
+	Sysctls string
 }
 
 // New makes a Wirer. It holds the namespace open until Close.
@@ -115,7 +120,7 @@ func New(o Options) (*Wirer, error) {
 		_ = host.Close()
 		return nil, fmt.Errorf("open the process's network namespace: %w", err)
 	}
-	w := &Wirer{log: o.Log, host: host, home: home}
+	w := &Wirer{log: o.Log, host: host, home: home, sysctls: cmp.Or(o.Sysctls, DefaultSysctls)}
 	if w.atHome, err = sameFile(host, home); err != nil {
 		return nil, errors.Join(err, host.Close(), home.Close())
 	}

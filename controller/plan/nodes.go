@@ -27,8 +27,10 @@ type node struct {
 	owned    ownedBlocks
 	reflection
 	external []v1alpha1.PlannedSession // sorted by name
-	peers    map[netip.Addr]string     // who has the external session with an address
+	peers    map[place]string          // who has the external session at a place
 	before   *v1alpha1.NodeNetworkSpec // the plan so far, nil when there is none
+	departed bool                      // its Node is gone
+	asked    bool                      // whether others announce blocks of those that departed
 	report
 }
 
@@ -99,6 +101,7 @@ func (p *Plan) planNodes(nodes []corev1.Node, networks []v1alpha1.NodeNetwork) {
 			p.nodes = append(p.nodes, n)
 		}
 	}
+	p.planDeparted(known, owner)
 	assignRouterIDs(p.nodes)
 	slices.SortFunc(p.nodes, func(a, b *node) int { return strings.Compare(a.name, b.name) })
 	slices.SortFunc(p.Problems, func(a, b Problem) int { return strings.Compare(a.Node, b.Node) })

@@ -22,19 +22,18 @@ func (p *Plan) planPeers(peers []v1alpha1.BGPPeer, objects []v1alpha1.BGPFilter)
 	f := newFilters(objects, p.communities)
 	nodeOf := make(map[netip.Addr]string, len(p.nodes))
 	for _, n := range p.nodes {
-		n.peers = make(map[netip.Addr]string)
+		n.peers = make(map[place]string)
 		for _, a := range n.addrs {
 			nodeOf[a] = n.name
 		}
 	}
 	for _, obj := range byAge(peers, func(o *v1alpha1.BGPPeer) *metav1.ObjectMeta { return &o.ObjectMeta }) {
-		addr, ok := parseAddr(obj.Spec.PeerAddress)
-		if !ok {
-			p.Peers[obj.Name] = peerStatus(0, notReady(ReasonInvalid,
-				fmt.Sprintf("peerAddress: %q is not an address that a router can have", obj.Spec.PeerAddress)))
+		at, err := placeOf(&obj.Spec)
+		if err != nil {
+			p.Peers[obj.Name] = peerStatus(0, notReady(ReasonInvalid, err.Error()))
 			continue
 		}
-		p.planPeer(p.newPeering(obj, addr, f), nodeOf)
+		p.planPeer(p.newPeering(obj, at, f), nodeOf)
 	}
 	for _, n := range p.nodes {
 		slices.SortFunc(n.external, func(a, b v1alpha1.PlannedSession) int { return strings.Compare(a.Name, b.Name) })
@@ -44,7 +43,7 @@ func (p *Plan) planPeers(peers []v1alpha1.BGPPeer, objects []v1alpha1.BGPFilter)
 // peering is a peer on its way into the plan.
 type peering struct {
 	obj      *v1alpha1.BGPPeer
-	addr     netip.Addr
+	at       place
 	internal bool // the router is of the nodes' own AS
 
 	selector    labels.Selector
@@ -58,8 +57,8 @@ type peering struct {
 	invalid error
 }
 
-func (p *Plan) newPeering(obj *v1alpha1.BGPPeer, addr netip.Addr, f *filters) *peering {
-	pe := &peering{obj: obj, addr: addr, internal: obj.Spec.PeerASN == p.asn}
+func (p *Plan) newPeering(obj *v1alpha1.BGPPeer, at place, f *filters) *peering {
+	pe := &peering{obj: obj, at: at, internal: obj.Spec.PeerASN == p.asn}
 	pe.imports, pe.importFault = f.join(obj.Spec.ImportFilters, purpose{internal: pe.internal})
 	pe.exports, pe.exportFault = f.join(obj.Spec.ExportFilters, purpose{export: true, internal: pe.internal})
 	pe.selector, pe.selectorErr = parseSelector(obj.Spec.NodeSelector)
@@ -79,8 +78,9 @@ func (p *Plan) planPeer(pe *peering, nodeOf map[netip.Addr]string) {
 		if !ok {
 			continue
 		}
-		at, ok := parseAddr(s.PeerAddress)
-		if !ok || nodeOf[at] == n.name {
+		// A session that is kept as it was may be elsewhere.
+		at, ok := placeOfSession(&s)
+		if !ok || nodeOf[at.addr] == n.name {
 			continue
 		}
 		if other := sessionHolder(n, at, nodeOf); other != "" {
@@ -102,13 +102,13 @@ func (p *Plan) planPeer(pe *peering, nodeOf map[netip.Addr]string) {
 		cond = notReady(ReasonNoNodes, "families: no node that nodeSelector matches has an address of one of them")
 	case len(matched) == 0:
 		cond = notReady(ReasonNoNodes, fmt.Sprintf(
-			"nodeSelector matches no node that has a plan and another address of the family of %s", pe.addr))
-	case len(conflicts) > 0 && nodeOf[pe.addr] != "" && !p.meshed:
+			"nodeSelector matches no node that has a plan and another address of the family of %s", pe.at))
+	case len(conflicts) > 0 && nodeOf[pe.at.addr] != "" && !p.meshed:
 		cond = notReady(ReasonConflict, fmt.Sprintf(
-			"%s is the address of %s: the topology gives nodes no sessions with each other", pe.addr, rival))
+			"%s is the address of %s: the topology gives nodes no sessions with each other", pe.at, rival))
 	case len(conflicts) > 0:
 		cond = notReady(ReasonConflict, fmt.Sprintf(
-			"%s has a session with %s already on %s: a node has one session with an address, and the older one stays", rival, pe.addr, names(conflicts)))
+			"%s has a session with %s already on %s: a node has one session with an address, and the older one stays", rival, pe.at, names(conflicts)))
 	case pe.importFault != nil || pe.exportFault != nil:
 		cond = pe.filterCondition()
 	}
@@ -119,10 +119,10 @@ func (p *Plan) planPeer(pe *peering, nodeOf map[netip.Addr]string) {
 // many more would be if they had an address of a family that the peer wants.
 func (p *Plan) matched(pe *peering, nodeOf map[netip.Addr]string) (matched []*node, lacking int) {
 	for _, n := range p.nodes {
-		if pe.selectorErr != nil && sessionBefore(n, pe.obj.Name) == nil || pe.selectorErr == nil && !pe.selector.Matches(n.labels) {
+		if !pe.selects(n) {
 			continue
 		}
-		if !n.has(pe.addr) || nodeOf[pe.addr] == n.name {
+		if !n.hasFamily(pe.at.is6()) || nodeOf[pe.at.addr] == n.name {
 			continue
 		}
 		wanted := pe.obj.Spec.Families
@@ -133,6 +133,16 @@ func (p *Plan) matched(pe *peering, nodeOf map[netip.Addr]string) (matched []*no
 		matched = append(matched, n)
 	}
 	return matched, lacking
+}
+
+// selects tells whether a node is to have a session with the peer. Where that
+// can't be told, as the selector can't be read or the node's labels went with its
+// Node, it is when it had one.
+func (pe *peering) selects(n *node) bool {
+	if pe.selectorErr != nil || n.departed {
+		return sessionBefore(n, pe.obj.Name) != nil
+	}
+	return pe.selector.Matches(n.labels)
 }
 
 // checkOptions reports what is wrong with the options of a peer that only who
@@ -155,13 +165,17 @@ func (p *Plan) checkOptions(pe *peering, matched []*node, nodeOf map[netip.Addr]
 	if external != "" && pe.internal {
 		return fmt.Errorf("%s: it is for routers of another AS, and peerASN %d is that of the nodes: leave it out", external, p.asn)
 	}
+	if err := p.checkCallers(pe.at.prefix); err != nil {
+		return err
+	}
 	if spec.SourceAddress == "" || spec.SourceAddress == v1alpha1.SourceNodeAddress {
 		return nil
 	}
 	src, ok := parseAddr(spec.SourceAddress)
-	if !ok || src.Is4() != pe.addr.Is4() {
-		return fmt.Errorf("sourceAddress: %q is not an address that a node can have towards %s", spec.SourceAddress, pe.addr)
+	if !ok || src.Is6() != pe.at.is6() {
+		return fmt.Errorf("sourceAddress: %q is not an address that a node can have towards %s", spec.SourceAddress, pe.at)
 	}
+	matched = slices.DeleteFunc(slices.Clone(matched), func(n *node) bool { return n.departed })
 	if len(matched) > 1 {
 		return fmt.Errorf("sourceAddress: %s is of one node, but nodeSelector matches %d: use NodeAddress, or a nodeSelector of one node", src, len(matched))
 	}
@@ -206,13 +220,13 @@ func (pe *peering) filterCondition() metav1.Condition {
 	return notReady(cmp.Or(pe.importFault, pe.exportFault).reason, strings.Join(texts, "; "))
 }
 
-// sessionHolder tells who has the session of n with an address already: another
-// node, by the mesh, or an older peer; empty when nobody has.
-func sessionHolder(n *node, addr netip.Addr, nodeOf map[netip.Addr]string) string {
-	if peer := n.peers[addr]; peer != "" {
+// sessionHolder tells who has the session of n at a place already: another node,
+// by the mesh, or an older peer; empty when nobody has.
+func sessionHolder(n *node, at place, nodeOf map[netip.Addr]string) string {
+	if peer := n.peers[at]; peer != "" {
 		return peer
 	}
-	if other := nodeOf[addr]; other != "" && n.name != other {
+	if other := nodeOf[at.addr]; other != "" && n.name != other {
 		return "node " + other
 	}
 	return ""
@@ -239,7 +253,6 @@ func externalSession(pe *peering, n *node) v1alpha1.PlannedSession {
 	s := v1alpha1.PlannedSession{
 		Name:              pe.obj.Name,
 		Kind:              v1alpha1.SessionExternal,
-		PeerAddress:       pe.addr.String(),
 		PeerPort:          cmp.Or(spec.PeerPort, defaultPort),
 		PeerASN:           spec.PeerASN,
 		LocalASN:          deref(spec.LocalASN, 0),
@@ -257,8 +270,12 @@ func externalSession(pe *peering, n *node) v1alpha1.PlannedSession {
 		Timers:            spec.Timers,
 		GracefulRestart:   spec.GracefulRestart,
 	}
+	pe.at.put(&s)
+	if pe.at.prefix.IsValid() {
+		s.Passive, s.MaxPeers = true, deref(spec.MaxPeers, DefaultMaxPeers)
+	}
 	if spec.SourceAddress == v1alpha1.SourceNodeAddress {
-		s.SourceAddress = n.address(pe.addr.Is6()).String()
+		s.SourceAddress = n.address(pe.at.is6()).String()
 	}
 	// A plan names only what is not as it is anyway.
 	if spec.NextHop != v1alpha1.NextHopAuto {

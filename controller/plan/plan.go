@@ -23,7 +23,9 @@
 //     selector that can't be read leaves the nodes as they are; a node whose
 //     addresses vanish keeps those of its plan.
 //   - A node's block stays in the plans of others for as long as the IPBlock is
-//     there, whatever else becomes of the node.
+//     there, whatever else becomes of the node. So do its sessions when its Node
+//     is gone: nodes that may go on working are not cut off, and who still
+//     announces a block can be seen.
 //   - No step takes a way from packets between nodes that count: each has the
 //     tunnels of all encapsulations by which another may send, and each pair has
 //     a session, or the blocks from the API, or both.
@@ -120,6 +122,9 @@ type Plan struct {
 	// reflected tells that nodes have sessions with reflectors.
 	reflected bool
 	counted   ownedBlocks // of all nodes that count
+
+	departedBlocks map[string][]string // of nodes whose Node is gone, by name
+	asked          []string            // all of them, sorted: what nodes are asked about
 }
 
 // Problem is something wrong with a node that its plan can't mend.
@@ -146,6 +151,7 @@ func Make(in Input) *Plan {
 		p.network = &in.Network.Spec
 	}
 	p.communities = readCommunities(p.config.Communities)
+	p.findDeparted(in.Nodes, in.Blocks)
 	p.planNodes(in.Nodes, in.Networks)
 	p.planPools(in.Pools, in.Blocks)
 	p.planAdvertisements()
@@ -153,6 +159,7 @@ func Make(in Input) *Plan {
 	p.planEncapsulations()
 	p.planTopology()
 	p.planPeers(in.Peers, in.Filters)
+	p.ask()
 	return p
 }
 
@@ -193,6 +200,9 @@ func (p *Plan) Spec(name string) (v1alpha1.NodeNetworkSpec, bool) {
 	if p.fromAPI {
 		spec.BlocksFromAPI, spec.Nodes = true, p.others(n)
 	}
+	if n.asked {
+		spec.DepartedBlocks = p.asked
+	}
 	for _, pl := range p.pools {
 		spec.Pools = append(spec.Pools, pl.planned(n))
 	}
@@ -223,6 +233,7 @@ func (p *Plan) sessions(n *node) []v1alpha1.PlannedSession {
 			PeerPort:        p.port,
 			PeerASN:         p.asn,
 			Reflection:      n.partOf(other),
+			Departed:        other.departed,
 			MaxPrefixes:     DefaultMaxPrefixes,
 			Timers:          p.config.Timers,
 			GracefulRestart: p.config.GracefulRestart,

@@ -74,8 +74,12 @@ func (p *Plan) poolCondition(pl *pool) metav1.Condition {
 	if pl.obj.Spec.Disabled {
 		return notReady(ReasonDisabled, "the pool is disabled: it gives out no new addresses")
 	}
-	n := 0
+	n, present := 0, 0
 	for _, node := range p.nodes {
+		if node.departed {
+			continue
+		}
+		present++
 		if pl.nodes.Matches(node.labels) {
 			n++
 		}
@@ -83,7 +87,7 @@ func (p *Plan) poolCondition(pl *pool) metav1.Condition {
 	if n == 0 {
 		return notReady(ReasonNoNodes, "nodeSelector matches no node that has a plan")
 	}
-	return ready(fmt.Sprintf("%d of %d nodes take blocks of the pool", n, len(p.nodes)))
+	return ready(fmt.Sprintf("%d of %d nodes take blocks of the pool", n, present))
 }
 
 // planned returns the pool as the node is to know it.
@@ -104,13 +108,17 @@ func (pl *pool) planned(n *node) v1alpha1.PlannedPool {
 	for _, r := range pl.reserved {
 		out.ReservedCIDRs = append(out.ReservedCIDRs, r.String())
 	}
-	if pl.err == nil {
+	switch {
+	case pl.err == nil && !n.departed:
 		out.Allocate = !pl.obj.Spec.Disabled && pl.nodes.Matches(n.labels)
 		return out
+	case pl.err != nil:
+		out.NamespaceSelector = nil
 	}
-	out.NamespaceSelector = nil
 	if before != nil {
 		out.Allocate = before.Allocate && !pl.obj.Spec.Disabled
+	}
+	if before != nil && pl.err != nil {
 		out.NamespaceSelector = before.NamespaceSelector
 	}
 	return out

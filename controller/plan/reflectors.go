@@ -96,7 +96,10 @@ func (p *Plan) planReflectors(elected []*node, first bool) {
 		}
 	}
 	for _, n := range rest {
-		if len(n.servers) == 0 { // else it is being promoted
+		if n.departed {
+			n.servers = n.keptServers(acting)
+		}
+		if len(n.servers) == 0 { // else it is being promoted, or has what it had
 			n.servers = p.choose(n, acting)
 		}
 		if !n.reflecting() {
@@ -109,6 +112,13 @@ func (p *Plan) planReflectors(elected []*node, first bool) {
 			r.clients = append(r.clients, n)
 		}
 	}
+}
+
+// keptServers returns those of the reflectors that the node had: where it is, by
+// which others would be chosen, is not known any more.
+func (n *node) keptServers(reflectors []*node) []*node {
+	before := n.serversBefore()
+	return slices.DeleteFunc(slices.Clone(reflectors), func(r *node) bool { return !before[r.name] })
 }
 
 // keepServers lets a node keep the reflectors that it had until it has learned

@@ -20,10 +20,11 @@ import (
 // tokenLife is how long a token is good for: longer than any lab is up.
 const tokenLife = 30 * 24 * time.Hour
 
-// Token returns a token of a service account.
-func Token(ctx context.Context, api client.Client, account *corev1.ServiceAccount) (string, error) {
+// Token returns a token of a service account, bound to an object unless that is
+// nil.
+func Token(ctx context.Context, api client.Client, account *corev1.ServiceAccount, bound *authenticationv1.BoundObjectReference) (string, error) {
 	seconds := int64(tokenLife.Seconds())
-	req := authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
+	req := authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds, BoundObjectRef: bound}}
 	if err := api.SubResource("token").Create(ctx, account, &req); err != nil {
 		return "", fmt.Errorf("token of %s: %w", account.Name, err)
 	}

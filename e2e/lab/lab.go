@@ -337,7 +337,7 @@ func (l *Lab) StartController(ctx context.Context) error {
 		return err
 	}
 	kubeconfig := l.path("controller", "kubeconfig")
-	if err := l.writeCredentials(ctx, kubeconfig, "godwit-controller"); err != nil {
+	if err := l.writeCredentials(ctx, kubeconfig, "godwit-controller", ""); err != nil {
 		return err
 	}
 	return l.Group.Start(process.Spec{
@@ -356,7 +356,7 @@ func (l *Lab) StartAgent(ctx context.Context, node string) error {
 		return err
 	}
 	kubeconfig := filepath.Join(l.NodeDir(node), "kubeconfig")
-	if err := l.writeCredentials(ctx, kubeconfig, "godwit-agent"); err != nil {
+	if err := l.writeCredentials(ctx, kubeconfig, "godwit-agent", node); err != nil {
 		return err
 	}
 	for _, dir := range []string{l.RunDir(node), l.StateDir(node), filepath.Dir(l.ConfList(node))} {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -265,33 +263,4 @@ func (l *Lab) AddNode(ctx context.Context, n topology.Node) error {
 		return err
 	}
 	return reportNode(ctx, api, n)
-}
-
-// writeCredentials writes the kubeconfig of one of Godwit's programs: its
-// service account's where the project's manifests make one, else an
-// administrator's.
-func (l *Lab) writeCredentials(ctx context.Context, file, account string) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
-	}
-	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
-		return err // it has them from before
-	}
-	api, err := l.API()
-	if err != nil {
-		return err
-	}
-	cred := controlplane.Credentials{User: account}
-	var sa corev1.ServiceAccount
-	switch err := api.Get(ctx, client.ObjectKey{Namespace: SystemNamespace, Name: account}, &sa); {
-	case apierrors.IsNotFound(err):
-		cred.Groups = []string{controlplane.AdminGroup}
-	case err != nil:
-		return err
-	default:
-		if cred.Token, err = controlplane.Token(ctx, api, &sa); err != nil {
-			return err
-		}
-	}
-	return l.CP.WriteKubeconfig(file, l.CP.URL(), cred)
 }

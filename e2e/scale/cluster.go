@@ -25,6 +25,7 @@ import (
 	"sync"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -173,8 +174,10 @@ func (c *Cluster) createObjects(ctx context.Context) error {
 			return fmt.Errorf("create %T %s: %w", o, o.GetName(), err)
 		}
 	}
-	c.agents, err = c.account(ctx, cfg, "godwit-agent")
-	return err
+	// With the limits of rates that clients have without any of their own.
+	c.agents = rest.AnonymousClientConfig(cfg)
+	c.agents.Dial, c.agents.QPS = cfg.Dial, 0
+	return nil
 }
 
 // poolRange has room for 16384 blocks.
@@ -182,21 +185,19 @@ func poolRange(i int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(64 + 16*i), 0, 0}), 12)
 }
 
-// account returns how a service account reaches the API server, with the limits
-// of rates that clients have without any of their own.
-func (c *Cluster) account(ctx context.Context, admin *rest.Config, name string) (*rest.Config, error) {
-	token, err := controlplane.Token(ctx, c.api, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: systemNamespace, Name: name}})
-	if err != nil {
-		return nil, err
+// token returns a token of a service account: bound to a node, as that of the
+// node's agent has to be, unless that is nil.
+func (c *Cluster) token(ctx context.Context, account string, n *corev1.Node) (string, error) {
+	sa := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: systemNamespace, Name: account}}
+	if n == nil {
+		return controlplane.Token(ctx, c.api, sa, nil)
 	}
-	cfg := rest.AnonymousClientConfig(admin)
-	cfg.BearerToken, cfg.Dial, cfg.QPS = token, admin.Dial, 0
-	return cfg, nil
+	return controlplane.Token(ctx, c.api, sa, &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Node", Name: n.Name, UID: n.UID})
 }
 
 func (c *Cluster) startController(ctx context.Context) error {
 	c.say("starting godwit-controller")
-	token, err := controlplane.Token(ctx, c.api, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: systemNamespace, Name: controllerName}})
+	token, err := c.token(ctx, controllerName, nil)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ type node struct {
 	address netip.Addr
 	cluster *Cluster
 	meter   meter
+	token   string // of the agent
 
 	mu     sync.Mutex
 	cancel context.CancelFunc
@@ -61,7 +62,7 @@ func (n *node) object(i int) *corev1.Node {
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: labels}}
 }
 
-// register does what a kubelet does when it starts.
+// register does what a kubelet does when it starts, and when it starts the agent.
 func (n *node) register(ctx context.Context, i int) error {
 	o := n.object(i)
 	if err := n.cluster.api.Create(ctx, o); err != nil {
@@ -75,12 +76,15 @@ func (n *node) register(ctx context.Context, i int) error {
 	if err := n.cluster.api.Status().Update(ctx, o); err != nil {
 		return fmt.Errorf("status of node %s: %w", n.name, err)
 	}
-	return nil
+	var err error
+	n.token, err = n.cluster.token(ctx, "godwit-agent", o)
+	return err
 }
 
 // start starts the agent.
 func (n *node) start() error {
 	cfg := measured(n.cluster.agents, &n.meter)
+	cfg.BearerToken = n.token
 	c, err := agent.NewClient(cfg)
 	if err != nil {
 		return err

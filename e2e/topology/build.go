@@ -116,10 +116,11 @@ func (t Topology) Namespaces() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	machines := New(t.Prefix, Options{ToRs: mostToRs}).Machines()
+	largest := New(t.Prefix, Options{Nodes: mostNodes, ToRs: mostToRs})
+	machines := largest.Machines()
 	return slices.DeleteFunc(names, func(name string) bool {
 		rest := strings.TrimPrefix(name, t.Prefix)
-		return !slices.Contains(machines, rest) && !slices.ContainsFunc(t.Nodes, func(n Node) bool {
+		return !slices.Contains(machines, rest) && !slices.ContainsFunc(largest.Nodes, func(n Node) bool {
 			return strings.HasPrefix(rest, n.Name+podSeparator)
 		})
 	}), nil

@@ -123,6 +123,9 @@ const DefaultMTU = 1500
 // mostToRs is how many top-of-rack routers there can be.
 const mostToRs = 4
 
+// mostNodes is how many nodes there can be.
+const mostNodes = 6
+
 // minMTU is what IPv4 asks of a link that carries packets of useful size.
 const minMTU = 576
 
@@ -153,8 +156,8 @@ func (o Options) Check() error {
 		return fmt.Errorf("family %q: choose %s, %s or %s", o.Family, IPv4, IPv6, Dual)
 	case o.Subnets < 1 || o.Subnets > 2:
 		return fmt.Errorf("subnets %d: choose 1 or 2", o.Subnets)
-	case o.Nodes < 3 || o.Nodes > 6:
-		return fmt.Errorf("nodes %d: choose 3 to 6", o.Nodes)
+	case o.Nodes < 3 || o.Nodes > mostNodes:
+		return fmt.Errorf("nodes %d: choose 3 to %d", o.Nodes, mostNodes)
 	case o.ToRs != 2 && o.ToRs != mostToRs:
 		return fmt.Errorf("%d top-of-rack routers: choose 2 or %d", o.ToRs, mostToRs)
 	case o.MTU < minMTU || o.MTU > 65535:

@@ -48,6 +48,7 @@ func TestImportRules(t *testing.T) {
 	}{
 		{"bgp", append(leaf("routes", "ipam", "nat", "tunnel"), gobgp, netlink, nftables)},
 		{"bgp/gobgp", append(leaf("routes", "ipam", "nat", "tunnel"), nftables)},
+		{"bgp/unnumbered", append(leaf("bgp", "routes", "ipam", "nat", "tunnel"), gobgp, nftables)},
 		{"routes", append(leaf("bgp", "ipam", "nat", "tunnel"), gobgp, nftables)},
 		{"ipam", append(leaf("bgp", "routes", "nat", "tunnel"), gobgp, netlink, nftables)},
 		{"nat", append(leaf("bgp", "routes", "ipam", "tunnel"), gobgp)},
