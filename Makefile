@@ -149,7 +149,7 @@ test-image: ## The image's tests: two builds are the same, and hold what they sh
 test-e2e: root kube programs lab-program ## The end-to-end tests, on a lab of their own
 	@scripts/install-packages $(LAB_PACKAGES)
 	@echo "==> end-to-end tests"
-	@cd e2e && GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -timeout 30m -skip '$(VM_TESTS)' ./...
+	@cd e2e && GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -p 1 -count=1 -timeout 30m -skip '$(VM_TESTS)' ./...
 
 # Tests of these names are for the virtual machine: they boot it, or need its kernel.
 VM_TESTS := ^Test(VM|IPIP)
