@@ -91,7 +91,7 @@ func NewCluster(ctx context.Context, s Setup) (_ *Cluster, err error) {
 	c.Group = process.Open(c.Dir)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.Close())
+			err = errors.Join(err, c.Close(ctx))
 		}
 	}()
 	if c.agentLog, err = os.Create(filepath.Join(c.Dir, "agents.log")); err != nil {
@@ -214,9 +214,10 @@ func (c *Cluster) startController(ctx context.Context) error {
 // closeTimeout bounds the end of everything.
 const closeTimeout = 3 * time.Minute
 
-// Close ends the agents and the processes and removes everything.
-func (c *Cluster) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+// Close ends the agents and the processes and removes everything, also when ctx is
+// over.
+func (c *Cluster) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	var errs []error
 	if c.plans != nil {
@@ -235,7 +236,7 @@ func (c *Cluster) Close() error {
 }
 
 func (c *Cluster) keepLogs(to string) error {
-	if err := os.MkdirAll(to, 0o755); err != nil { // #nosec G301 -- logs are to be read
+	if err := os.MkdirAll(to, 0o755); err != nil { // #nosec G301 G703 -- logs are to be read, where their reader says
 		return err
 	}
 	files, err := filepath.Glob(filepath.Join(c.Dir, "log", "*.log"))
@@ -247,7 +248,7 @@ func (c *Cluster) keepLogs(to string) error {
 		if err != nil {
 			continue // it was never written
 		}
-		if err := os.WriteFile(filepath.Join(to, "scale-"+filepath.Base(f)), raw, 0o644); err != nil { // #nosec G306 -- logs are to be read
+		if err := os.WriteFile(filepath.Join(to, "scale-"+filepath.Base(f)), raw, 0o644); err != nil { // #nosec G306 G703 -- likewise
 			return err
 		}
 	}

@@ -81,8 +81,8 @@ func (n *node) register(ctx context.Context, i int) error {
 	return err
 }
 
-// start starts the agent.
-func (n *node) start() error {
+// start starts the agent, which outlives ctx.
+func (n *node) start(ctx context.Context) error {
 	cfg := measured(n.cluster.agents, &n.meter)
 	cfg.BearerToken = n.token
 	c, err := agent.NewClient(cfg)
@@ -97,7 +97,7 @@ func (n *node) start() error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	a, err := agent.New(ctx, agent.Options{
 		Node: n.name, Namespace: systemNamespace, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"),
 		Version: "simulated", Client: observed{c, n}, Events: events,

@@ -55,7 +55,7 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, c.Close()) }()
+	defer func() { err = errors.Join(err, c.Close(ctx)) }()
 	r := newRun(c, o)
 	for _, step := range []struct {
 		what string
@@ -146,7 +146,7 @@ func (r *run) add(ctx context.Context, i int, withAgent bool) error {
 		return err
 	}
 	if withAgent {
-		return n.start()
+		return n.start(ctx)
 	}
 	return r.claimFor(ctx, n, i)
 }
@@ -220,7 +220,7 @@ func (r *run) restart(ctx context.Context) error {
 	for _, n := range r.nodes {
 		if _, has := before[n]; has {
 			n.forget()
-			g.Go(n.start)
+			g.Go(func() error { return n.start(ctx) })
 		}
 	}
 	if err := g.Wait(); err != nil {

@@ -46,7 +46,7 @@ func TestScale(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := c.Close(); err != nil {
+		if err := c.Close(ctx); err != nil {
 			t.Error(err)
 		}
 	}()
