@@ -81,11 +81,11 @@ type Cluster struct {
 // after an error of its use.
 func NewCluster(ctx context.Context, s Setup) (_ *Cluster, err error) {
 	c := &Cluster{Setup: s, netns: prefix + strconv.Itoa(os.Getpid()), world: world.New()}
-	if err := sweep(); err != nil {
+	if err := sweep(ctx); err != nil {
 		return nil, err
 	}
 	// In memory: thousands of checkpoints are no measure of the machine's one disk.
-	if c.Dir, err = os.MkdirTemp("/dev/shm", prefix); err != nil {
+	if c.Dir, err = os.MkdirTemp(shared, c.netns+"-"); err != nil {
 		return nil, err
 	}
 	c.Group = process.Open(c.Dir)
@@ -256,18 +256,31 @@ func (c *Cluster) keepLogs(to string) error {
 }
 
 // prefix begins the names of the namespace and the folder; the process id of
-// their owner, or anything, follows.
+// their owner follows.
 const prefix = "gwscale-"
 
-// sweep removes the namespaces of runs that were killed.
-func sweep() error {
-	names, err := namespace.List(prefix)
-	if err != nil {
-		return err
+// shared is where the folders are.
+const shared = "/dev/shm"
+
+// sweep removes what runs left that were killed: processes, folders, namespaces.
+func sweep(ctx context.Context) error {
+	dead := func(name string) bool {
+		pid, _, _ := strings.Cut(strings.TrimPrefix(name, prefix), "-")
+		_, err := os.Stat("/proc/" + pid)
+		return errors.Is(err, os.ErrNotExist)
 	}
-	var errs []error
+	folders, err := filepath.Glob(filepath.Join(shared, prefix+"*"))
+	errs := []error{err}
+	for _, dir := range folders {
+		if dead(filepath.Base(dir)) {
+			_, err := process.Open(dir).StopAll(ctx)
+			errs = append(errs, err, os.RemoveAll(dir))
+		}
+	}
+	names, err := namespace.List(prefix)
+	errs = append(errs, err)
 	for _, name := range names {
-		if _, err := os.Stat("/proc/" + strings.TrimPrefix(name, prefix)); errors.Is(err, os.ErrNotExist) {
+		if dead(name) {
 			errs = append(errs, namespace.Delete(name))
 		}
 	}

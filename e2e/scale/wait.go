@@ -64,7 +64,7 @@ func (r *run) waitPlanned(ctx context.Context) error {
 			}
 		}
 		quiet := time.Since(last)
-		if lacking+behind == 0 && len(known) == len(r.nodes) && quiet >= planQuiet {
+		if lacking+behind == 0 && quiet >= planQuiet {
 			return ""
 		}
 		return fmt.Sprintf("%d nodes have no plan, %d have not carried out theirs; the last plan was written %v ago", lacking, behind, quiet.Round(time.Second))
