@@ -176,7 +176,7 @@ test-image: ## The image's tests: two builds are the same, and hold what they sh
 test-e2e: root kube programs lab-program ## The end-to-end tests, on a lab of their own
 	@scripts/install-packages $(LAB_PACKAGES)
 	@echo "==> end-to-end tests"
-	@cd e2e && GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -timeout 30m -skip '$(VM_TESTS)|$(CLUSTER_TESTS)' ./...
+	@cd e2e && GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -p 1 -count=1 -timeout 30m -skip '$(VM_TESTS)|$(CLUSTER_TESTS)' ./...
 
 # Tests of these names are for the virtual machine: they boot it, or need its kernel.
 VM_TESTS := ^Test(VM|IPIP)
@@ -208,6 +208,15 @@ test-cluster: root cluster-parts ## The tests on the real cluster: install, reac
 bench: root kube programs ## Measure against reference plugins, BIRD and FRR, in the same run
 	@scripts/install-packages $(LAB_PACKAGES)
 	@cd e2e && GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go run ./cmd/bench
+
+# What of it is not given is the program's to choose: see bin/scale --help.
+.PHONY: scale
+scale: root kube programs ## Measure the control plane with simulated nodes: NODES=1000 AGENTS=… POOLS=2 OVER=60s REST=2m JOINS=5
+	@scripts/install-packages iproute2
+	@cd e2e && go build -trimpath -o $(BIN)/scale ./cmd/scale
+	@$(BIN)/scale --bin $(BIN) --kube-bin $(TOOLS) --config config --nodes $(or $(NODES),100) \
+		$(if $(AGENTS),--agents $(AGENTS)) $(if $(POOLS),--pools $(POOLS)) $(if $(OVER),--over $(OVER)) \
+		$(if $(REST),--rest $(REST)) $(if $(JOINS),--joins $(JOINS)) --json .cache/scale-$(or $(NODES),100).json
 
 ## The house
 

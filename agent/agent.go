@@ -37,7 +37,6 @@ import (
 	"github.com/godwit-net/godwit/cni"
 	"github.com/godwit-net/godwit/cni/wire"
 	"github.com/godwit-net/godwit/ipam"
-	"github.com/godwit-net/godwit/nat"
 	"github.com/godwit-net/godwit/routes"
 	"github.com/godwit-net/godwit/tunnel"
 )
@@ -70,22 +69,25 @@ type Options struct {
 	// NewSpeaker makes the BGP speaker. restarting tells that routes of an earlier
 	// life of the agent are in the kernel.
 	NewSpeaker func(sink bgp.Sink, restarting bool) (bgp.Speaker, error)
-	Log        *slog.Logger
+	// Kernel is the node's kernel, which the agent closes at its end; nil: that of the
+	// network namespace in which the process runs.
+	Kernel *Kernel
+	Log    *slog.Logger
 }
 
-// Agent is the agent of one node. It works in the network namespace in which
-// the process runs.
+// Agent is the agent of one node.
 type Agent struct {
 	o   Options
 	log *slog.Logger
 
-	table      *routes.Table
-	tunnels    *tunnel.Table
-	masquerade *nat.Table
+	kernel     *Kernel
+	table      RouteTable
+	tunnels    TunnelTable
+	masquerade MasqueradeTable
+	host       Host
 	addresses  *ipam.Node
 	store      BlockStore
 	server     *cni.Server
-	wirer      *wire.Wirer
 	speaker    bgp.Speaker
 	neighbors  *unnumbered.Finder
 	learned    *learned
@@ -141,7 +143,6 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		o:          o,
 		log:        o.Log,
 		neighbors:  unnumbered.New(unnumbered.Options{Log: o.Log.With("part", "unnumbered")}),
-		underlay:   newUnderlay(o.Log.With("part", "underlay")),
 		passwords:  newPasswords(o.Client, o.Namespace, filepath.Join(o.RunDir, "passwords.json"), o.Log.With("part", "passwords")),
 		remote:     newRemoteBlocks(o.Client),
 		namespaces: newNamespaces(o.Client, filepath.Join(o.StateDir, "namespaces.json"), o.Log.With("part", "namespaces")),
@@ -161,15 +162,13 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if a.restarting, err = leaveMark(o.RunDir); err != nil {
 		return nil, err
 	}
-	if a.table, err = routes.Open(routes.Options{Log: o.Log.With("part", "routes")}); err != nil {
-		return nil, fmt.Errorf("open the route table: %w", err)
+	if a.kernel = o.Kernel; a.kernel == nil {
+		if a.kernel, err = OpenKernel(o.Log, o.Sysctls); err != nil {
+			return nil, err
+		}
 	}
-	if a.tunnels, err = tunnel.Open(tunnel.Options{Log: o.Log.With("part", "tunnel"), Sysctls: o.Sysctls}); err != nil {
-		return nil, fmt.Errorf("open the tunnels: %w", err)
-	}
-	if a.masquerade, err = nat.Open(); err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
+	a.table, a.tunnels, a.masquerade, a.host = a.kernel.Routes, a.kernel.Tunnels, a.kernel.Masquerade, a.kernel.Host
+	a.underlay = newUnderlay(a.host, o.Log.With("part", "underlay"))
 	a.learned = newLearned(a.table, a.tunnels, o.Log)
 	if a.store.Returned, err = openReturned(filepath.Join(o.StateDir, "returned.json")); err != nil {
 		a.log.Warn("can't tell which blocks an earlier agent gave back", "error", err)
@@ -209,14 +208,10 @@ func leaveMark(dir string) (before bool, err error) {
 
 // openCNI makes the CNI server and takes over the pods that are attached.
 func (a *Agent) openCNI(ctx context.Context) error {
-	var err error
-	if a.wirer, err = wire.New(wire.Options{Log: a.log.With("part", "wire"), Sysctls: a.o.Sysctls}); err != nil {
-		return fmt.Errorf("open the pods' wiring: %w", err)
-	}
 	a.server = cni.NewServer(cni.Options{
 		Allocator: allocator{a},
 		Routes:    podRoutes{a.table},
-		Wirer:     a.wirer,
+		Wirer:     a.kernel.Wirer,
 		Ready:     a.ready,
 		MTU:       a.podMTU,
 		Log:       a.log.With("part", "cni"),
@@ -285,9 +280,7 @@ func (a *Agent) stop(ctx context.Context) error {
 	}
 	return errors.Join(
 		a.speaker.Stop(ctx, mode),
-		a.masquerade.Close(),
-		a.tunnels.Close(),
-		a.table.Close(),
+		a.kernel.close(),
 	)
 }
 
@@ -334,7 +327,7 @@ func (a *Agent) report(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-a.rewrite:
-			w.stale = true
+			w.stale, w.next = true, time.Time{}
 		case now := <-tick.C:
 			a.reporting.begin()
 			o, ok := a.observe(ctx)
@@ -345,7 +338,7 @@ func (a *Agent) report(ctx context.Context) {
 			o.differ = agreement.differences(ctx, now)
 			suspects.weigh(o.sessions, now)
 			events.look(o.desired.expected(o.sessions), now)
-			wctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			wctx, cancel := context.WithTimeout(ctx, writeTimeout)
 			err := w.write(wctx, o, now)
 			cancel()
 			a.reporting.end()
@@ -373,7 +366,7 @@ func (a *Agent) observe(ctx context.Context) (*observation, bool) {
 	o.generation = generation
 	o.mtu = a.poolMTU(&o.desired)
 	var err error
-	if o.addresses, err = findAddresses(want); err != nil {
+	if o.addresses, err = a.host.Addresses(want); err != nil {
 		o.problems = append(o.problems, err)
 	}
 	if len(o.addresses) < len(want) {
@@ -431,7 +424,7 @@ func (al allocator) Adopt(r ipam.Record) error { return al.a.addresses.Adopt(r) 
 func (al allocator) Records() []ipam.Record { return al.a.addresses.Records() }
 
 // podRoutes are the routes of pods in the node's table.
-type podRoutes struct{ table *routes.Table }
+type podRoutes struct{ table RouteTable }
 
 func (p podRoutes) Add(ctx context.Context, addr netip.Addr, link string) error {
 	dst := hostPrefix(addr)

@@ -140,7 +140,7 @@ func (g *agreement) differences(ctx context.Context, now time.Time) []v1alpha1.D
 // local looks at the node: links first, so that a pod that comes meanwhile is
 // not taken for one that lost its link's record.
 func (a *Agent) local(ctx context.Context) (*local, error) {
-	links, err := a.wirer.List(ctx)
+	links, err := a.kernel.Wirer.List(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -317,7 +317,7 @@ func testStatusWriter(t *testing.T, c client.Client) {
 	get(false)
 	for i := range countBurst { // a few changes of a figure are written at once
 		o.blocks[0].Allocated++
-		step(2 * time.Second)
+		step(2*time.Second + time.Duration(i)*100*time.Millisecond)
 		if s := get(true); s.Blocks[0].Allocated != int32(i+2) {
 			t.Errorf("allocated %d, want %d", s.Blocks[0].Allocated, i+2)
 		}
@@ -345,7 +345,7 @@ func testStatusWriter(t *testing.T, c client.Client) {
 	}
 	o.sessions[0].Refused = []netip.Prefix{netip.MustParsePrefix("172.25.1.0/26"), netip.MustParsePrefix("172.25.2.0/26")}
 	o.sessions[0].RefusedCount = 2
-	for w.counts.AllowN(start.Add(countInterval+5*time.Second), 1) { // as if figures had been written
+	for w.figures.limit.AllowN(start.Add(countInterval+5*time.Second), 1) { // as if figures had been written
 	}
 	step(countInterval + 5*time.Second) // more of the same is figures
 	get(false)
@@ -357,10 +357,10 @@ func testStatusWriter(t *testing.T, c client.Client) {
 	away, cancel := context.WithCancel(ctx)
 	cancel()
 	o.blocks[0].Allocated = 41
-	for after := 2*countInterval + 6*time.Second; !w.failed; after += time.Second {
+	for after := 2*countInterval + 6*time.Second; w.failed == nil; after += time.Second {
 		_ = w.write(away, o, start.Add(after))
 	}
-	for w.counts.AllowN(start.Add(4*countInterval), 1) { // as if figures had been written
+	for w.figures.limit.AllowN(start.Add(4*countInterval), 1) { // as if figures had been written
 	}
 	step(4 * countInterval)
 	if got := get(true).Blocks[0].Allocated; got != 41 {
@@ -375,12 +375,12 @@ func testStatusWriter(t *testing.T, c client.Client) {
 	step(4 * countInterval)
 	get(false)
 	w.stale = true
-	step(4 * countInterval)
+	step(4*countInterval + time.Second)
 	if got := get(true).Blocks; len(got) != 1 {
 		t.Errorf("blocks %v, want those that were lost", got)
 	}
 	o.sessions, o.routes = nil, routes.Status{}
-	step(4*countInterval + time.Second) // what is gone is gone
+	step(4*countInterval + 2*time.Second) // what is gone is gone
 	if s := get(true); len(s.Sessions) != 0 || len(s.FailedRoutes) != 0 {
 		t.Errorf("sessions %v and failed routes %v are left", s.Sessions, s.FailedRoutes)
 	}

@@ -156,7 +156,7 @@ nodes:
 }
 
 func TestPodMTU(t *testing.T) {
-	a := &Agent{underlay: newUnderlay(slog.New(slog.DiscardHandler))}
+	a := &Agent{underlay: newUnderlay(host{}, slog.New(slog.DiscardHandler))}
 	a.underlay.found = []v1alpha1.NodeAddress{
 		{Address: "10.211.55.101/24", Interface: "eth0", MTU: 1500},
 		{Address: "fd00:55::101/64", Interface: "eth1", MTU: 9000},

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -11,8 +12,18 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/godwit-net/godwit/api/v1alpha1"
 )
+
+// host is the real Host.
+type host struct {
+	sysctls string // the folder of the kernel's network settings
+}
+
+// Addresses implements Host.
+func (host) Addresses(want []netip.Addr) ([]v1alpha1.NodeAddress, error) { return findAddresses(want) }
 
 // findAddresses looks up the plan's addresses on the node's interfaces. One
 // that is on none is left out. It takes one list of all addresses, and one of
@@ -75,15 +86,19 @@ const (
 )
 
 // forwarding makes the node a router for the families of its pools, without
-// which no pod reaches another. sysctls is the folder of the kernel's network
-// settings.
-func forwarding(sysctls string, d *desired) error {
+// which no pod reaches another.
+func forwarding(h Host, d *desired) error {
 	var v4, v6 bool
 	for _, p := range d.ranges {
 		v4, v6 = v4 || p.Addr().Is4(), v6 || p.Addr().Is6()
 	}
+	return h.Forward(v4, v6)
+}
+
+// Forward implements Host.
+func (h host) Forward(v4, v6 bool) error {
 	if v4 {
-		if err := setSysctl(filepath.Join(sysctls, forwarding4), "0", "1"); err != nil {
+		if err := setSysctl(filepath.Join(h.sysctls, forwarding4), "0", "1"); err != nil {
 			return fmt.Errorf("turn on IPv4 forwarding, without which no pod reaches another (sysctl net.ipv4.ip_forward=1): %w", err)
 		}
 	}
@@ -92,15 +107,15 @@ func forwarding(sysctls string, d *desired) error {
 	}
 	// A host that forwards IPv6 ignores router advertisements unless it is told
 	// otherwise, and would lose the default route that it may have from one.
-	if on, err := isSysctl(filepath.Join(sysctls, forwarding6), "0"); err != nil || on {
-		links, _ := filepath.Glob(filepath.Join(sysctls, advertisement))
+	if on, err := isSysctl(filepath.Join(h.sysctls, forwarding6), "0"); err != nil || on {
+		links, _ := filepath.Glob(filepath.Join(h.sysctls, advertisement))
 		for _, path := range links {
 			if link := filepath.Base(filepath.Dir(path)); link != "all" && link != "default" {
 				_ = setSysctl(path, "1", "2") // the link may be gone
 			}
 		}
 	}
-	if err := setSysctl(filepath.Join(sysctls, forwarding6), "0", "1"); err != nil {
+	if err := setSysctl(filepath.Join(h.sysctls, forwarding6), "0", "1"); err != nil {
 		return fmt.Errorf("turn on IPv6 forwarding, without which no pod reaches another (sysctl net.ipv6.conf.all.forwarding=1): %w", err)
 	}
 	return nil
@@ -118,4 +133,44 @@ func setSysctl(path, from, to string) error {
 		return err
 	}
 	return os.WriteFile(path, []byte(to+"\n"), 0o644) // #nosec G306 -- a sysctl
+}
+
+// Watch implements Host.
+func (host) Watch(ctx context.Context, link func(name string), address func(netip.Addr)) error {
+	done := make(chan struct{})
+	defer close(done)
+	broken := make(chan error, 2)
+	report := func(err error) {
+		select {
+		case broken <- err:
+		default:
+		}
+	}
+	links, addrs := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64)
+	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: report}); err != nil {
+		return err
+	}
+	if err := netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{ErrorCallback: report}); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-broken:
+			return err
+		case l, ok := <-links:
+			if !ok {
+				return nil
+			}
+			link(l.Attrs().Name)
+		case a, ok := <-addrs:
+			if !ok {
+				return nil
+			}
+			if ip, ok := netip.AddrFromSlice(a.LinkAddress.IP); ok {
+				address(ip.Unmap())
+			}
+		}
+	}
 }

@@ -151,7 +151,7 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	blocks := w.addresses.Blocks()
 
 	problems := slices.Clone(w.problem)
-	if err := forwarding(w.o.Sysctls, &d); err != nil {
+	if err := forwarding(w.host, &d); err != nil {
 		problems = append(problems, err)
 	}
 	encapsulated, troubles := w.encapsulate(ctx, &d, blocks)

@@ -4,13 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
 	"time"
 
-	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -24,11 +24,9 @@ import (
 )
 
 const (
-	statusInterval = time.Second      // how often the node is looked at
-	countInterval  = 10 * time.Second // how often mere figures are written, in the long run
-	countBurst     = 3                // how many such writes may come one upon the other
-	maxFailed      = 16               // failed routes in a status
-	maxDifferences = 16               // differences in a status
+	statusInterval = time.Second // how often the node is looked at
+	maxFailed      = 16          // failed routes in a status
+	maxDifferences = 16          // differences in a status
 )
 
 // observation is what an agent sees of its node at one moment.
@@ -193,26 +191,50 @@ func withoutCounts(s *v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStatus {
 }
 
 // statusWriter writes a node's status when it differs: at once where it says
-// something new, and seldom where only figures moved.
+// something new, and seldom where only figures moved (see figures).
 type statusWriter struct {
 	client  client.Client
 	node    string
 	written v1alpha1.NodeNetworkStatus
-	counts  *rate.Limiter // of writes that change figures alone
-	failed  bool          // the last write did, after which the next one does not wait
+	figures *figures
+	plan    int64         // generation of the node's plan
+	planned time.Time     // when that was first carried out
+	next    time.Time     // no write before
+	backoff time.Duration // since writes fail; 0: they don't
+	failed  error         // of the last write
 	stale   bool          // the API may not have what was written
 }
 
+const (
+	// sessionSpacing is the least time between two writes of a status for each session
+	// in it: what a write costs the API server grows with them, and on a reflector
+	// something is new of one of them with every node that joins.
+	sessionSpacing = 10 * time.Millisecond
+	// settleStatus is for how long a new plan may settle before it is reported.
+	settleStatus = 3 * time.Second
+	// writeTimeout bounds a write. Where the API server has a queue, to give up and come
+	// back would only make it longer.
+	writeTimeout = 15 * time.Second
+	// maxBackoff bounds the time between tries when writes fail: an API server that has
+	// too much to do gets less, not more, but one that is back is to know soon what
+	// is so.
+	maxBackoff = 4 * time.Second
+)
+
 func newStatusWriter(c client.Client, node string) *statusWriter {
-	return &statusWriter{client: c, node: node, counts: rate.NewLimiter(rate.Every(countInterval), countBurst)}
+	return &statusWriter{client: c, node: node, figures: newFigures()}
 }
 
 func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time) error {
 	s := status(o, &w.written, metav1.NewTime(now.Truncate(time.Second)))
 	if !w.stale && reflect.DeepEqual(s, w.written) {
+		w.figures.settled()
 		return nil
 	}
-	if !w.stale && !w.failed && reflect.DeepEqual(withoutCounts(&s), withoutCounts(&w.written)) && !w.counts.AllowN(now, 1) {
+	if now.Before(w.next) || w.unsettled(o, now) {
+		return w.failed
+	}
+	if !w.stale && w.failed == nil && reflect.DeepEqual(withoutCounts(&s), withoutCounts(&w.written)) && !w.figures.ripe(o, now) {
 		return nil
 	}
 	// "add" replaces what is there: the status is the agent's as a whole.
@@ -221,12 +243,30 @@ func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time)
 		return fmt.Errorf("encode status: %w", err)
 	}
 	obj := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: w.node}}
-	err = w.client.Status().Patch(ctx, obj, client.RawPatch(types.JSONPatchType, patch))
-	if w.failed = err != nil; w.failed {
-		return fmt.Errorf("write status: %w", err)
+	if err := w.client.Status().Patch(ctx, obj, client.RawPatch(types.JSONPatchType, patch)); err != nil {
+		w.backoff = min(max(2*w.backoff, statusInterval), maxBackoff)
+		w.next = now.Add(w.backoff/2 + rand.N(w.backoff)) // #nosec G404 -- a spread
+		w.failed = fmt.Errorf("write status: %w", err)
+		return w.failed
 	}
-	w.written, w.stale = s, false
+	w.written, w.stale, w.failed, w.backoff = s, false, nil, 0
+	w.next = now.Add(time.Duration(len(s.Sessions)) * sessionSpacing)
+	w.figures.settled()
 	return nil
+}
+
+// unsettled tells whether a plan was carried out just now and what follows from it
+// has yet to come: blocks, and sessions with nodes whose own plan came at the same
+// time. It is reported in one with them.
+func (w *statusWriter) unsettled(o *observation, now time.Time) bool {
+	if o.generation != w.plan {
+		w.plan, w.planned = o.generation, now
+	}
+	if now.Sub(w.planned) >= settleStatus {
+		return false
+	}
+	return len(o.blocks) == 0 && len(o.desired.choices) > 0 ||
+		slices.ContainsFunc(o.sessions, func(s bgp.Session) bool { return s.Kind == bgp.PeerNode && s.State != bgp.StateEstablished })
 }
 
 // sortedUnique is for the few addresses that a node exempts or reports.

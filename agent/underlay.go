@@ -8,14 +8,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/godwit-net/godwit/api/v1alpha1"
 )
 
 // underlay is the node's own network, over which those of the pods go: the
 // node's addresses as they are on its interfaces.
 type underlay struct {
+	host    Host
 	log     *slog.Logger
 	changed chan struct{} // an address or its interface may be another; holds at most one
 
@@ -24,13 +23,13 @@ type underlay struct {
 	found []v1alpha1.NodeAddress
 }
 
-func newUnderlay(log *slog.Logger) *underlay {
-	return &underlay{log: log, changed: make(chan struct{}, 1)}
+func newUnderlay(host Host, log *slog.Logger) *underlay {
+	return &underlay{host: host, log: log, changed: make(chan struct{}, 1)}
 }
 
 // look looks the addresses up.
 func (u *underlay) look(want []netip.Addr) ([]v1alpha1.NodeAddress, error) {
-	found, err := findAddresses(want)
+	found, err := u.host.Addresses(want)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.want = want
@@ -76,7 +75,7 @@ const watchAgain = time.Second
 // them, until ctx ends.
 func (u *underlay) watch(ctx context.Context) {
 	for ctx.Err() == nil {
-		if err := u.watchOnce(ctx); err != nil {
+		if err := u.host.Watch(ctx, u.linkChanged, u.addressChanged); err != nil {
 			u.log.Warn("can't watch the node's interfaces; trying again", "error", err)
 		}
 		signal(u.changed) // something may have been missed
@@ -87,43 +86,14 @@ func (u *underlay) watch(ctx context.Context) {
 	}
 }
 
-func (u *underlay) watchOnce(ctx context.Context) error {
-	done := make(chan struct{})
-	defer close(done)
-	broken := make(chan error, 2)
-	report := func(err error) {
-		select {
-		case broken <- err:
-		default:
-		}
+func (u *underlay) linkChanged(name string) {
+	if u.concerns(name) {
+		signal(u.changed)
 	}
-	links, addrs := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64)
-	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: report}); err != nil {
-		return err
-	}
-	if err := netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{ErrorCallback: report}); err != nil {
-		return err
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-broken:
-			return err
-		case l, ok := <-links:
-			if !ok {
-				return nil
-			}
-			if u.concerns(l.Attrs().Name) {
-				signal(u.changed)
-			}
-		case a, ok := <-addrs:
-			if !ok {
-				return nil
-			}
-			if ip, ok := netip.AddrFromSlice(a.LinkAddress.IP); ok && u.wants(ip.Unmap()) {
-				signal(u.changed)
-			}
-		}
+}
+
+func (u *underlay) addressChanged(a netip.Addr) {
+	if u.wants(a) {
+		signal(u.changed)
 	}
 }

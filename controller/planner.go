@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -29,12 +30,19 @@ import (
 // writers is how many plans are written at once.
 const writers = 8
 
+// sessionSpacing is the least time between two writes of a plan for each session
+// in it. What a write costs the API server grows with the sessions, and plans with
+// many of them, those of reflectors, change with every node that joins: so they
+// cost it no more than others.
+const sessionSpacing = 10 * time.Millisecond
+
 // planner makes the plan anew whenever something changes that it is made from,
 // and writes what differs. All events lead to the same one piece of work, so
 // its methods never run concurrently.
 type planner struct {
 	client   client.Client
 	recorder *recorder
+	now      func() time.Time
 
 	// problems are those of nodes that were reported, so that each is once.
 	problems map[string]plan.Problem
@@ -52,10 +60,11 @@ type planner struct {
 type version struct {
 	uid        types.UID
 	generation int64
+	at         time.Time // of the write
 }
 
 func newPlanner(c client.Client, recorder *recorder) *planner {
-	return &planner{client: c, recorder: recorder, written: make(map[string]version)}
+	return &planner{client: c, recorder: recorder, now: time.Now, written: make(map[string]version)}
 }
 
 func (r *planner) setUp(mgr manager.Manager) error {
@@ -94,15 +103,19 @@ func (r *planner) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile
 	r.report(p, in)
 	r.logTopology(ctx, p)
 	r.reportReflectors(p, in.Config)
+	wait, err := r.writePlans(ctx, p, in)
 	err = errors.Join(
-		r.writePlans(ctx, p, in),
+		err,
 		r.deletePlans(ctx, p, in),
 		r.writePools(ctx, p, in),
 		r.writePeers(ctx, p, in),
 	)
 	// What was written comes back as an event, and shows whether that was the last step.
 	r.settled.Store(err == nil && !p.Waiting)
-	return reconcile.Result{}, err
+	if err != nil {
+		return reconcile.Result{}, err // comes back by itself
+	}
+	return reconcile.Result{RequeueAfter: wait}, nil
 }
 
 // read collects the input of a plan from the cache. The objects are the cache's
@@ -164,8 +177,10 @@ func (r *planner) behind(networks []v1alpha1.NodeNetwork) bool {
 }
 
 // writePlans creates and changes the NodeNetworks whose plan is another now. A
-// node without a plan keeps the NodeNetwork that it has.
-func (r *planner) writePlans(ctx context.Context, p *plan.Plan, in plan.Input) error {
+// node without a plan keeps the NodeNetwork that it has. Changes that come too soon
+// after the last of the same plan are left for later: wait is until when, zero if
+// there are none.
+func (r *planner) writePlans(ctx context.Context, p *plan.Plan, in plan.Input) (wait time.Duration, err error) {
 	have := make(map[string]*v1alpha1.NodeNetwork, len(in.Networks))
 	for i := range in.Networks {
 		have[in.Networks[i].Name] = &in.Networks[i]
@@ -181,6 +196,12 @@ func (r *planner) writePlans(ctx context.Context, p *plan.Plan, in plan.Input) e
 		if old != nil && apiequality.Semantic.DeepEqual(old.Spec, spec) {
 			continue
 		}
+		if early := r.early(old, &spec); early > 0 {
+			if wait == 0 || early < wait {
+				wait = early
+			}
+			continue
+		}
 		group.Go(func() error {
 			written[i], errs[i] = r.writePlan(ctx, name, old, &spec)
 			return nil
@@ -189,10 +210,24 @@ func (r *planner) writePlans(ctx context.Context, p *plan.Plan, in plan.Input) e
 	_ = group.Wait()
 	for i, name := range names {
 		if written[i] != (version{}) {
+			written[i].at = r.now()
 			r.written[name] = written[i]
 		}
 	}
-	return errors.Join(errs...)
+	return wait, errors.Join(errs...)
+}
+
+// early returns for how long a change of a plan has to wait.
+func (r *planner) early(old *v1alpha1.NodeNetwork, spec *v1alpha1.NodeNetworkSpec) time.Duration {
+	if old == nil {
+		return 0
+	}
+	w := r.written[old.Name]
+	if w.uid != old.UID {
+		return 0
+	}
+	spacing := time.Duration(max(len(old.Spec.Sessions), len(spec.Sessions))) * sessionSpacing
+	return spacing - r.now().Sub(w.at)
 }
 
 // writePlan writes one plan and returns what came of it: nothing when somebody
@@ -208,7 +243,7 @@ func (r *planner) writePlan(ctx context.Context, name string, old *v1alpha1.Node
 			return version{}, fmt.Errorf("create the plan of node %s: %w", name, err)
 		}
 		log.FromContext(ctx).Info("node has a plan", "node", name, "sessions", len(spec.Sessions), "pools", len(spec.Pools))
-		return version{obj.UID, obj.Generation}, nil
+		return version{uid: obj.UID, generation: obj.Generation}, nil
 	}
 	obj := old.DeepCopy()
 	obj.Spec = *spec.DeepCopy()
@@ -218,7 +253,7 @@ func (r *planner) writePlan(ctx context.Context, name string, old *v1alpha1.Node
 		return version{}, fmt.Errorf("change the plan of node %s: %w", name, err)
 	}
 	log.FromContext(ctx).Info("plan of node changed", "node", name, "sessions", len(spec.Sessions), "pools", len(spec.Pools))
-	return version{obj.UID, obj.Generation}, nil
+	return version{uid: obj.UID, generation: obj.Generation}, nil
 }
 
 // deletePlans deletes the NodeNetworks of nodes that are no more, and have no

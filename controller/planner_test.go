@@ -2,8 +2,10 @@ package controller
 
 import (
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
 )
@@ -12,7 +14,7 @@ import (
 // name that somebody else made is no older one.
 func TestBehind(t *testing.T) {
 	r := newPlanner(nil, nil)
-	r.written["n1"] = version{"u1", 3}
+	r.written["n1"] = version{uid: "u1", generation: 3}
 	tests := []struct {
 		name string
 		have v1alpha1.NodeNetwork
@@ -27,6 +29,38 @@ func TestBehind(t *testing.T) {
 	for _, tt := range tests {
 		if got := r.behind([]v1alpha1.NodeNetwork{tt.have}); got != tt.want {
 			t.Errorf("%s: the cache is behind: %t, want %t", tt.name, got, tt.want)
+		}
+	}
+}
+
+// A plan with many sessions is written less often than one with few, and what is
+// put off is not for longer than that.
+func TestEarly(t *testing.T) {
+	now := time.Unix(1700000000, 0)
+	r := newPlanner(nil, nil)
+	r.now = func() time.Time { return now }
+	r.written["n1"] = version{uid: "u1", generation: 3, at: now.Add(-100 * time.Millisecond)}
+	plan := func(uid string, sessions int) *v1alpha1.NodeNetwork {
+		return &v1alpha1.NodeNetwork{
+			ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: types.UID(uid)},
+			Spec:       v1alpha1.NodeNetworkSpec{Sessions: make([]v1alpha1.PlannedSession, sessions)},
+		}
+	}
+	for _, tt := range []struct {
+		name     string
+		have     *v1alpha1.NodeNetwork
+		sessions int
+		want     time.Duration
+	}{
+		{"new", nil, 500, 0},
+		{"made anew", plan("u2", 500), 500, 0},
+		{"small", plan("u1", 3), 4, 0},
+		{"large", plan("u1", 500), 501, 4910 * time.Millisecond},
+		{"large until now", plan("u1", 500), 3, 4900 * time.Millisecond},
+	} {
+		spec := plan("", tt.sessions).Spec
+		if got := max(r.early(tt.have, &spec), 0); got != tt.want {
+			t.Errorf("%s: waits %v, want %v", tt.name, got, tt.want)
 		}
 	}
 }

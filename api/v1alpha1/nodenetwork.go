@@ -34,7 +34,9 @@ type NodeNetwork struct {
 }
 
 // NodeNetworkSpec is the plan of a node. Whoever changes it by hand sees the
-// controller change it back.
+// controller change it back. Its lists have one writer, who writes them as a whole:
+// were they maps to the API server, it would keep the owner of every field of every
+// session, which is more than the plan itself.
 type NodeNetworkSpec struct {
 	// The node's addresses, at most one of a family.
 	// +optional
@@ -73,20 +75,16 @@ type NodeNetworkSpec struct {
 	BlocksFromAPI bool `json:"blocksFromAPI,omitempty"`
 	// The other nodes, when blocks are routed as the API tells.
 	// +optional
-	// +listType=map
-	// +listMapKey=name
+	// +listType=atomic
 	Nodes []PlannedNode `json:"nodes,omitempty"`
 	// The pools of the cluster that are in order.
 	// +optional
-	// +listType=map
-	// +listMapKey=name
+	// +listType=atomic
 	Pools []PlannedPool `json:"pools,omitempty"`
 	// The node's BGP sessions, one for each address of another end, or range that
 	// others call from. A node and a BGPPeer may share a name.
 	// +optional
-	// +listType=map
-	// +listMapKey=kind
-	// +listMapKey=name
+	// +listType=atomic
 	Sessions []PlannedSession `json:"sessions,omitempty"`
 	// Blocks of nodes whose Node is gone: the agent is to report of each whether BGP
 	// tells it of a route to it. They are freed when nobody is told of one any more.
@@ -342,8 +340,7 @@ type NodeNetworkStatus struct {
 	BlocksFromAPI bool `json:"blocksFromAPI,omitempty"`
 	// The node's blocks.
 	// +optional
-	// +listType=map
-	// +listMapKey=cidr
+	// +listType=atomic
 	Blocks []BlockStatus `json:"blocks,omitempty"`
 	// The blocks that other nodes announce.
 	// +optional
@@ -355,8 +352,7 @@ type NodeNetworkStatus struct {
 	Differences []Difference `json:"differences,omitempty"`
 	// The node's BGP sessions.
 	// +optional
-	// +listType=map
-	// +listMapKey=peerAddress
+	// +listType=atomic
 	Sessions []SessionStatus `json:"sessions,omitempty"`
 	// Routes that could not be installed, at most 16 of them.
 	// +optional

@@ -73,7 +73,7 @@ func run(ctx context.Context, o agent.Options, kubeconfig, level, console string
 	if err != nil {
 		return err
 	}
-	if o.Client, err = connect(cfg); err != nil {
+	if o.Client, err = agent.NewClient(cfg); err != nil {
 		return err
 	}
 	events, stop, err := agent.NewEventRecorder(cfg, o.Node)

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -41,17 +40,15 @@ func (l *Lab) writeCredentials(ctx context.Context, file, account, node string) 
 	case err != nil:
 		return err
 	default:
-		seconds := int64((30 * 24 * time.Hour).Seconds())
-		req := authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
+		var pod *authenticationv1.BoundObjectReference
 		if node != "" {
-			if req.Spec.BoundObjectRef, err = standInPod(ctx, api, account, node); err != nil {
+			if pod, err = standInPod(ctx, api, account, node); err != nil {
 				return err
 			}
 		}
-		if err := api.SubResource("token").Create(ctx, &sa, &req); err != nil {
-			return fmt.Errorf("token of %s: %w", account, err)
+		if cred.Token, err = controlplane.Token(ctx, api, &sa, pod); err != nil {
+			return err
 		}
-		cred.Token = req.Status.Token
 	}
 	return l.CP.WriteKubeconfig(file, l.CP.URL(), cred)
 }

@@ -4,20 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -80,7 +75,7 @@ func (l *Lab) createObjects(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.applyFolder(ctx, api, "crd"); err != nil {
+	if err := controlplane.ApplyFolder(ctx, api, filepath.Join(l.ConfigDir, "crd"), "godwit-lab"); err != nil {
 		return err
 	}
 	objects := []client.Object{&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: SystemNamespace}}}
@@ -95,7 +90,7 @@ func (l *Lab) createObjects(ctx context.Context) error {
 	}
 	// Agents and controller get the rights that the project's manifests give them, and
 	// no more.
-	if err := l.applyFolder(ctx, api, "rbac"); err != nil {
+	if err := controlplane.ApplyFolder(ctx, api, filepath.Join(l.ConfigDir, "rbac"), "godwit-lab"); err != nil {
 		return err
 	}
 	if err := l.createGodwitObjects(ctx, api); err != nil {
@@ -268,50 +263,4 @@ func (l *Lab) AddNode(ctx context.Context, n topology.Node) error {
 		return err
 	}
 	return reportNode(ctx, api, n)
-}
-
-// applyFolder applies the manifests of a folder of the project's config; a
-// folder that is not there is no error.
-func (l *Lab) applyFolder(ctx context.Context, api client.Client, folder string) error {
-	files, err := filepath.Glob(filepath.Join(l.ConfigDir, folder, "*.yaml"))
-	if err != nil {
-		return err
-	}
-	if folder == "crd" && len(files) == 0 {
-		return fmt.Errorf("no custom resource definitions in %s: run the lab in the project's own folder", filepath.Join(l.ConfigDir, folder))
-	}
-	slices.Sort(files)
-	for _, f := range files {
-		if filepath.Base(f) == "kustomization.yaml" {
-			continue
-		}
-		if err := applyFile(ctx, api, f); err != nil {
-			return fmt.Errorf("apply %s: %w", f, err)
-		}
-	}
-	return nil
-}
-
-func applyFile(ctx context.Context, api client.Client, file string) error {
-	f, err := os.Open(file) // #nosec G304 -- the project's own manifests
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	dec := yaml.NewYAMLOrJSONDecoder(f, 4096)
-	for {
-		var u unstructured.Unstructured
-		if err := dec.Decode(&u.Object); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if len(u.Object) == 0 {
-			continue
-		}
-		err := api.Apply(ctx, client.ApplyConfigurationFromUnstructured(&u), client.FieldOwner("godwit-lab"), client.ForceOwnership)
-		if err != nil {
-			return fmt.Errorf("%s %s: %w", u.GetKind(), u.GetName(), err)
-		}
-	}
 }
