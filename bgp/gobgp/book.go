@@ -47,6 +47,7 @@ type page struct {
 	nonsense    nonsense
 	crossed     bool      // its session ended as soon as it was up, and nothing was done about it yet
 	startedOver time.Time // when it last did for that
+	arrived     bool      // it came up, and it is not known yet whether it was told all
 	returning   bool      // when it comes up, it has us back after a restart
 	returned    bool      // it has, and nothing was done about it yet
 	silent      bool      // the hold time of its session expired, and nothing was done about it yet
@@ -153,6 +154,7 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 		p.established.Store(true)
 		p.since, p.message, p.held, p.resetting, p.silent = at, "", false, false, false
 		p.returning, p.returned = false, p.returning
+		p.arrived = !p.returned
 		if p.returned {
 			tell(b.returned)
 		}

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
@@ -44,6 +45,8 @@ type learned struct {
 	synced bool      // InSync was or is about to be called
 	open   bool      // who else will call is not known
 	closed bool
+
+	turned atomic.Int64 // when the best paths, our own among them, last changed; Unix time in ns
 }
 
 // route is a prefix with its ways, and what the sink was told of it.
@@ -93,6 +96,7 @@ func (l *learned) newEpoch() int {
 
 // paths takes a change of best paths: withdrawals come before updates.
 func (l *learned) paths(epoch int, paths []*apiutil.Path) {
+	l.turned.Store(time.Now().UnixNano())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if epoch != l.epoch || l.closed {

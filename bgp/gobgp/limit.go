@@ -135,6 +135,7 @@ func (l *limiter) check(now time.Time) {
 		}
 	}
 	for addr := range s.applied.peers {
+		s.announceMissed(addr, now)
 		if _, resting := l.resting[addr]; !resting && s.book.page(addr).hangs(now, l.hangAfter) {
 			l.resting[addr] = now.Add(hangRest)
 			s.startOver(addr)

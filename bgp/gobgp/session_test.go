@@ -63,7 +63,7 @@ func TestRestartingSpeakerAnnouncesAtOnce(t *testing.T) {
 func (r *remote) waitTold() {
 	r.t.Helper()
 	eventually(r.t, func() string {
-		if log := r.events(); len(log) != 2 || log[1] != "eor" {
+		if log := r.events(); len(log) < 2 || log[1] != "eor" {
 			return fmt.Sprint(log)
 		}
 		return ""
@@ -93,12 +93,15 @@ func TestStopToLeaveWithdrawsAndCeases(t *testing.T) {
 // A session that was lost just before is no excuse: its peer keeps our routes
 // until it hears from us.
 func TestStopToLeaveWaitsForWhomItLost(t *testing.T) {
-	sp := start(t, Options{Sink: newSink()})
+	s := newSink()
+	sp := start(t, Options{Sink: s})
 	c := baseConfig(t)
 	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
 	set(t, sp, c)
 	r := newPeerAt(t, speakerAddr(c), internal("127.0.0.2"))
 	r.connect()
+	r.announce(sender.Route{NextHop: addr("127.0.0.2"), LocalPref: 100}, "172.25.3.0/26")
+	s.waitRoutes(t, "172.25.3.0/26 via 127.0.0.2")
 	r.send(sender.EndOfRIB(true))
 	r.waitTold()
 	r.breakOff()
