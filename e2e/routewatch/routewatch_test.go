@@ -11,6 +11,27 @@ import (
 	"github.com/godwit-net/godwit/internal/netnstest"
 )
 
+// look stands among commands for waiting until the watch has asked once more:
+// what no notification tells, it sees only when it asks meanwhile.
+const look = "look"
+
+// lookOnce waits until the watch has begun to ask, and has done so, since now.
+func lookOnce(ctx context.Context, t *testing.T, w *Watch) {
+	t.Helper()
+	asked := func() int {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.asked
+	}
+	for before := asked(); asked() < before+2; { // the first may have begun earlier
+		select {
+		case <-ctx.Done():
+			t.Fatal("the watch asks no more")
+		case <-time.After(pause):
+		}
+	}
+}
+
 // TestWatch replaces routes, which is nothing, and takes them away in several
 // manners, which the watch must notice.
 func TestWatch(t *testing.T) {
@@ -46,14 +67,20 @@ func TestWatch(t *testing.T) {
 		{"another deleted", "172.25.0.192/26", []string{"route add 172.25.9.0/26 via 192.0.2.3", "route del 172.25.9.0/26"}, ""},
 		{"deleted and added", "172.25.0.192/26", []string{"route del 172.25.0.192/26", "route add 172.25.0.192/26 via 192.0.2.2"}, "deleted"},
 		{"deleted and added in IPv6", "fd00:25::c0/122", []string{"route del fd00:25::c0/122", "route add fd00:25::c0/122 via fd00:192::2"}, "deleted"},
-		{"its nexthop deleted", "172.25.1.0/26", []string{"nexthop del id 7", "route add 172.25.1.0/26 nhid 8"}, "no route"},
+		{"its nexthop deleted", "172.25.1.0/26", []string{"nexthop del id 7", look, "route add 172.25.1.0/26 nhid 8"}, "no route"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w, err := Start(ns, []netip.Prefix{netip.MustParsePrefix(tt.dst)})
 			if err != nil {
 				t.Fatal(err)
 			}
-			ip(tt.do...)
+			for _, c := range tt.do {
+				if c == look {
+					lookOnce(ctx, t, w)
+					continue
+				}
+				ip(c)
+			}
 			missing, asked, err := w.Stop()
 			said := strings.Join(missing, "; ")
 			if err != nil || asked == 0 || (said == "") != (tt.want == "") || !strings.Contains(said, tt.want) {
