@@ -403,15 +403,17 @@ func (al allocator) Allocate(ctx context.Context, o ipam.Owner, pod cni.Pod) ([]
 	if err != nil {
 		return nil, err
 	}
-	choose := choosePools
-	if len(w.pools) > 0 {
-		choose = w.choosePools
+	r := ipam.Request{Owner: o, Pod: pod.String(), Addresses: w.addresses}
+	if w.byPod || len(w.claims) > 0 {
+		if r.Claims, err = al.a.claimsOf(ctx, w, pod); err != nil {
+			return nil, err
+		}
+		r.Holder = holderOfPod(pod)
 	}
-	names, err := choose(ctx, al.a.state.choices(), pod.Namespace, al.a.namespaces.get)
-	if err != nil {
+	if r.Pools, err = al.a.choosePools(ctx, w, r.Claims, pod.Namespace); err != nil {
 		return nil, err
 	}
-	return al.a.addresses.Allocate(ctx, ipam.Request{Owner: o, Pod: pod.String(), Pools: names, Addresses: w.addresses})
+	return al.a.addresses.Allocate(ctx, r)
 }
 
 func (al allocator) Release(_ context.Context, o ipam.Owner) error {

@@ -39,6 +39,8 @@ func TestAgainstAPIServer(t *testing.T) {
 	})
 	t.Run("fifty claimers", func(t *testing.T) { clearBlocks(t, c); testFiftyClaimers(t, c) })
 	t.Run("restored claims", func(t *testing.T) { clearBlocks(t, c); testRestoredClaims(t, c) })
+	t.Run("claims", func(t *testing.T) { clearBlocks(t, c); testClaims(t, cfg, c) })
+	t.Run("namespaces that choose pools", func(t *testing.T) { clearBlocks(t, c); testNamespacesChoose(t, cfg, c) })
 	t.Run("slow API", func(t *testing.T) { testSlowAPI(t, cfg, c) })
 	t.Run("plan after an outage", func(t *testing.T) { testPlanAfterOutage(t, cfg, c) })
 	t.Run("watch one", func(t *testing.T) { testWatchOne(t, c) })

@@ -30,7 +30,7 @@ func (s BlockStore) Create(ctx context.Context, b ipam.Block) error {
 			Name:   v1alpha1.IPBlockName(b.CIDR),
 			Labels: map[string]string{v1alpha1.NodeLabel: b.Node},
 		},
-		Spec: v1alpha1.IPBlockSpec{CIDR: b.CIDR.String(), Pool: b.Pool, NodeName: b.Node},
+		Spec: v1alpha1.IPBlockSpec{CIDR: b.CIDR.String(), Pool: b.Pool, NodeName: b.Node, Pod: parseHolder(b.Holder)},
 	})
 	if apierrors.IsAlreadyExists(err) {
 		return ipam.ErrBlockExists
@@ -83,6 +83,19 @@ func (s BlockStore) ListNode(ctx context.Context, node string) ([]ipam.Block, er
 	return out, nil
 }
 
+// Get implements ipam.BlockStore.
+func (s BlockStore) Get(ctx context.Context, cidr netip.Prefix) (ipam.Block, bool, error) {
+	var have v1alpha1.IPBlock
+	err := s.Client.Get(ctx, client.ObjectKey{Name: v1alpha1.IPBlockName(cidr)}, &have)
+	if apierrors.IsNotFound(err) {
+		return ipam.Block{}, false, nil
+	}
+	if err != nil {
+		return ipam.Block{}, false, fmt.Errorf("read block %s: %w", cidr, err)
+	}
+	return ipam.Block{CIDR: cidr, Pool: have.Spec.Pool, Node: have.Spec.NodeName, Holder: holderOf(have.Spec.Pod)}, true, nil
+}
+
 // Delete implements ipam.BlockStore.
 func (s BlockStore) Delete(ctx context.Context, b ipam.Block) error {
 	var have v1alpha1.IPBlock
@@ -91,7 +104,7 @@ func (s BlockStore) Delete(ctx context.Context, b ipam.Block) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("release block %s: %w", b.CIDR, err)
+		return fmt.Errorf("release block %s: %w: %w", b.CIDR, ipam.ErrUntouched, err)
 	}
 	if have.Spec.NodeName != b.Node {
 		return nil
@@ -128,7 +141,7 @@ func (s BlockStore) list(ctx context.Context, opts ...client.ListOption) ([]list
 		if err != nil {
 			continue // the API server validates it; one that got by is nobody's
 		}
-		out = append(out, listed{ipam.Block{CIDR: cidr, Pool: spec.Pool, Node: spec.NodeName}, s.Returned.has(l.Items[i].UID)})
+		out = append(out, listed{ipam.Block{CIDR: cidr, Pool: spec.Pool, Node: spec.NodeName, Holder: holderOf(spec.Pod)}, s.Returned.has(l.Items[i].UID)})
 	}
 	return out, nil
 }

@@ -29,14 +29,15 @@ type checkpoint struct {
 }
 
 type checkpointBlock struct {
-	CIDR netip.Prefix `json:"cidr"`
-	Pool string       `json:"pool"`
+	CIDR   netip.Prefix `json:"cidr"`
+	Pool   string       `json:"pool"`
+	Holder string       `json:"holder,omitempty"`
 }
 
 func (c *checkpoint) blocks() []ipam.Block {
 	out := make([]ipam.Block, len(c.Blocks))
 	for i, b := range c.Blocks {
-		out[i] = ipam.Block{CIDR: b.CIDR, Pool: b.Pool, Node: c.Node}
+		out[i] = ipam.Block{CIDR: b.CIDR, Pool: b.Pool, Node: c.Node, Holder: b.Holder}
 	}
 	return out
 }

@@ -299,7 +299,7 @@ func (w *worker) natRules(d *desired) nat.Rules {
 func (w *worker) save(p plan, blocks []ipam.BlockUsage) error {
 	now := checkpoint{Version: checkpointVersion, Node: w.o.Node, Generation: p.generation, Plan: p.spec}
 	for _, b := range blocks {
-		now.Blocks = append(now.Blocks, checkpointBlock{CIDR: b.CIDR, Pool: b.Pool})
+		now.Blocks = append(now.Blocks, checkpointBlock{CIDR: b.CIDR, Pool: b.Pool, Holder: b.Holder})
 	}
 	if now.Generation == w.saved.Generation && slices.Equal(now.Blocks, w.saved.Blocks) {
 		return nil

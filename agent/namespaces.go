@@ -14,6 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
 )
 
 const (
@@ -24,8 +26,12 @@ const (
 	mostNamespaces   = 4096                   // that are remembered
 )
 
+// namespacesVersion is that of the file of what is known of namespaces.
+const namespacesVersion = 2
+
 // namespaces reads the labels of namespaces, which pools with a namespace
-// selector need; nobody else asks. What was read is used for a while without
+// selector need, and which pools namespaces choose for their pods, where some do;
+// nobody else asks. What was read is used for a while without
 // asking. Later the API is asked again, and has a moment for its answer: when it
 // is slow, or away, the pod goes on with what is known, and the answer is for the
 // next one. What is known is on disk, for an agent that starts without the API.
@@ -41,8 +47,20 @@ type namespaces struct {
 }
 
 type namespaceLabels struct {
-	set  labels.Set
-	read time.Time
+	set   labels.Set
+	pools string // v1alpha1.PoolsAnnotation; empty: the namespace chooses none
+	read  time.Time
+}
+
+// keptNamespaces is the file of what is known of namespaces.
+type keptNamespaces struct {
+	Version    int                      `json:"version"`
+	Namespaces map[string]keptNamespace `json:"namespaces"`
+}
+
+type keptNamespace struct {
+	Labels labels.Set `json:"labels,omitempty"`
+	Pools  string     `json:"pools,omitempty"`
 }
 
 // namespaceRequest is a request that is under way.
@@ -56,7 +74,7 @@ func newNamespaces(c client.Reader, file string, log *slog.Logger) *namespaces {
 		client: c, file: file, log: log, now: time.Now,
 		labels: map[string]namespaceLabels{}, reading: map[string]*namespaceRequest{},
 	}
-	kept := map[string]labels.Set{}
+	var kept keptNamespaces
 	data, err := os.ReadFile(file) // #nosec G304 -- the operator's own folder
 	if err == nil {
 		err = json.Unmarshal(data, &kept)
@@ -64,19 +82,35 @@ func newNamespaces(c client.Reader, file string, log *slog.Logger) *namespaces {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		log.Warn("can't read the labels of namespaces that an earlier agent kept", "error", err)
 	}
-	for name, set := range kept {
-		n.labels[name] = namespaceLabels{set: set} // to be read again when they are asked for
+	if kept.Version != namespacesVersion {
+		return n
+	}
+	for name, k := range kept.Namespaces {
+		n.labels[name] = namespaceLabels{set: k.Labels, pools: k.Pools} // to be read again when they are asked for
 	}
 	return n
 }
 
 // get returns the labels of a namespace.
 func (n *namespaces) get(ctx context.Context, name string) (labels.Set, error) {
+	known, err := n.look(ctx, name)
+	return known.set, err
+}
+
+// chosen returns the pools that a namespace chooses for its pods, as its
+// annotation has them; empty: none.
+func (n *namespaces) chosen(ctx context.Context, name string) (string, error) {
+	known, err := n.look(ctx, name)
+	return known.pools, err
+}
+
+// look returns what is known of a namespace.
+func (n *namespaces) look(ctx context.Context, name string) (namespaceLabels, error) {
 	n.mu.Lock()
 	known, ok := n.labels[name]
 	if ok && n.now().Sub(known.read) < namespaceFresh {
 		n.mu.Unlock()
-		return known.set, nil
+		return known, nil
 	}
 	request, under := n.reading[name]
 	if !under {
@@ -89,7 +123,7 @@ func (n *namespaces) get(ctx context.Context, name string) (labels.Set, error) {
 	patience := namespaceTimeout
 	switch {
 	case ok && under: // somebody waited already, and in vain
-		return known.set, nil
+		return known, nil
 	case ok:
 		patience = namespaceRefresh
 	}
@@ -105,9 +139,9 @@ func (n *namespaces) get(ctx context.Context, name string) (labels.Set, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if now, ok := n.labels[name]; ok {
-		return now.set, nil
+		return now, nil
 	}
-	return nil, fmt.Errorf("read the labels of namespace %s, which the pools' namespace selectors need: %w", name, err)
+	return namespaceLabels{}, fmt.Errorf("read the labels and annotations of namespace %s, by which its pods' IP pools are chosen: %w", name, err)
 }
 
 // read asks the API for a namespace and notes the answer.
@@ -127,13 +161,14 @@ func (n *namespaces) read(ctx context.Context, name string, r *namespaceRequest)
 	if !known && len(n.labels) >= mostNamespaces {
 		clear(n.labels)
 	}
-	n.labels[name] = namespaceLabels{set: ns.Labels, read: n.now()}
-	if known && labels.Equals(old.set, ns.Labels) {
+	now := namespaceLabels{set: ns.Labels, pools: ns.Annotations[v1alpha1.PoolsAnnotation], read: n.now()}
+	n.labels[name] = now
+	if known && labels.Equals(old.set, now.set) && old.pools == now.pools {
 		return
 	}
-	kept := make(map[string]labels.Set, len(n.labels))
+	kept := keptNamespaces{Version: namespacesVersion, Namespaces: make(map[string]keptNamespace, len(n.labels))}
 	for name, l := range n.labels {
-		kept[name] = l.set
+		kept.Namespaces[name] = keptNamespace{Labels: l.set, Pools: l.pools}
 	}
 	data, err := json.Marshal(kept)
 	if err == nil {

@@ -24,15 +24,17 @@ const (
 // desired is a plan in the terms of the packages that carry it out. It lacks
 // what the plan can't know: the node's blocks and the sessions' passwords.
 type desired struct {
-	addresses  []netip.Addr
-	speaker    bgp.Config                           // of peers that are found by their interface, see atInterface, the addresses are missing
-	passwords  map[netip.Addr]v1alpha1.SecretKeyRef // by the peer's key
-	pools      []ipam.Pool
-	choices    []poolChoice
-	natted     []netip.Prefix // pools whose pods are masqueraded
-	ranges     []netip.Prefix // all pools
-	withheld   []bgp.Rule     // keep pools from routers outside the cluster
-	aggregates []netip.Prefix // pools that are announced to them as a whole
+	addresses []netip.Addr
+	speaker   bgp.Config                           // of peers that are found by their interface, see atInterface, the addresses are missing
+	passwords map[netip.Addr]v1alpha1.SecretKeyRef // by the peer's key
+	pools     []ipam.Pool
+	choices   []poolChoice
+	// namespacesChoose says that some namespace chooses pools for its pods.
+	namespacesChoose bool
+	natted           []netip.Prefix // pools whose pods are masqueraded
+	ranges           []netip.Prefix // all pools
+	withheld         []bgp.Rule     // keep pools from routers outside the cluster
+	aggregates       []netip.Prefix // pools that are announced to them as a whole
 
 	tunnels       []v1alpha1.TunnelKind
 	encapsulated  []desiredEncapsulation // pools whose packets go through tunnels, by name
@@ -90,6 +92,7 @@ func translate(spec *v1alpha1.NodeNetworkSpec) (desired, []error) {
 		Draining:       spec.Draining,
 		Reflector:      spec.Reflector,
 	}
+	d.namespacesChoose = spec.NamespacesChoosePools
 	problems = append(problems, d.setNetwork(spec)...)
 	for i := range spec.Pools {
 		if err := d.addPool(&spec.Pools[i]); err != nil {
@@ -121,7 +124,7 @@ func (d *desired) addPool(p *v1alpha1.PlannedPool) error {
 		return err
 	}
 	pool := ipam.Pool{
-		Name: p.Name, CIDR: cidr, BlockLen: int(p.BlockSize), Allocate: p.Allocate,
+		Name: p.Name, CIDR: cidr, BlockLen: int(p.BlockSize), Allocate: p.Allocate, Claims: p.Claims,
 		Restricted: p.NamespaceSelector != nil,
 	}
 	if p.MaxBlocksPerNode != nil {
@@ -151,7 +154,7 @@ func (d *desired) addPool(p *v1alpha1.PlannedPool) error {
 	d.ranges = append(d.ranges, cidr)
 	// Exactly blocks: a longer prefix would draw single pods away from their node.
 	d.speaker.Blocks = append(d.speaker.Blocks, bgp.Range{CIDR: cidr, MinLength: pool.BlockLen, MaxLength: pool.BlockLen})
-	if p.Allocate {
+	if p.Allocate && !p.Claims {
 		d.choices = append(d.choices, choice)
 	}
 	if p.NATOutgoing {

@@ -3,8 +3,13 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/ipam"
 )
 
 // errNoPool says that no pool is for a pod.
@@ -47,4 +52,37 @@ func choosePools(ctx context.Context, choices []poolChoice, namespace string, re
 		return nil, errNoPool
 	}
 	return names, nil
+}
+
+// choosePools chooses the pools of the families for which a pod has no claim: those
+// that the pod names, else those that its namespace does, else by selectors.
+func (a *Agent) choosePools(ctx context.Context, w wishes, claims []ipam.AddressClaim, namespace string) ([]string, error) {
+	a.state.mu.Lock()
+	choices, namespacesChoose := a.state.desired.choices, a.state.desired.namespacesChoose
+	a.state.mu.Unlock()
+	if len(w.pools) == 0 && namespacesChoose && namespace != "" {
+		chosen, err := a.namespaces.chosen(ctx, namespace)
+		if err != nil {
+			return nil, err
+		}
+		if chosen != "" {
+			w.by = "namespace " + namespace
+			if w.pools, err = readList(chosen); err != nil {
+				return nil, fmt.Errorf("annotation %s of %s: %w", v1alpha1.PoolsAnnotation, w.by, err)
+			}
+		}
+	}
+	if len(w.pools) > 0 {
+		return w.choosePools(ctx, choices, namespace, a.namespaces.get)
+	}
+	if len(claims) > 0 {
+		choices = slices.DeleteFunc(slices.Clone(choices), func(c poolChoice) bool {
+			return slices.ContainsFunc(claims, func(l ipam.AddressClaim) bool { return l.Address.Is6() == c.v6 })
+		})
+	}
+	names, err := choosePools(ctx, choices, namespace, a.namespaces.get)
+	if errors.Is(err, errNoPool) && len(claims) > 0 {
+		return nil, nil
+	}
+	return names, err
 }

@@ -219,7 +219,7 @@ func testSlowAPI(t *testing.T, cfg *rest.Config, c client.Client) {
 		a.namespaces.mu.Lock()
 		defer a.namespaces.mu.Unlock()
 		for name, l := range a.namespaces.labels {
-			a.namespaces.labels[name] = namespaceLabels{set: l.set}
+			a.namespaces.labels[name] = namespaceLabels{set: l.set, pools: l.pools}
 		}
 	}
 	timed("the first pod, for which a block is claimed", 20*time.Second, add(0))

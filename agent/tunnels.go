@@ -166,7 +166,7 @@ func (d *desired) tunnelPools(blocks []ipam.BlockUsage, dev *tunnel.Device) []st
 		}
 		uses, goes := d.uses(p.Name, dev.Name()), !p.Allocate && pods == 0
 		switch {
-		case !there || p.CIDR.Addr().Is4() != dev.Local.Is4():
+		case !there || p.Claims || p.CIDR.Addr().Is4() != dev.Local.Is4():
 		case uses && goes:
 			leaving = append(leaving, p.Name)
 		case uses:

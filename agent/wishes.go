@@ -16,17 +16,29 @@ import (
 // wishes are what a pod asks for by its annotations. They come with the call of
 // the runtime, so that nothing is read from the API for them.
 type wishes struct {
-	pools     []string     // in order of preference; empty: as their selectors say
-	addresses []netip.Addr // at most one of each family
+	pools     []string     // in order of preference; empty: as its namespace says, or their selectors
+	by        string       // whose wish the pools are, for people
+	addresses []netip.Addr // at most one of each family, out of the node's blocks
+	claims    []netip.Addr // at most one of each family, by IPClaims
+	byPod     bool         // the claims that name the pod
 }
 
 func readWishes(annotations map[string]string) (wishes, error) {
-	var w wishes
+	w := wishes{by: "the pod"}
 	var err error
 	if text, ok := annotations[v1alpha1.PoolsAnnotation]; ok {
 		if w.pools, err = readList(text); err != nil {
 			return w, fmt.Errorf("annotation %s of the pod: %w", v1alpha1.PoolsAnnotation, err)
 		}
+	}
+	if text, ok := annotations[v1alpha1.ClaimAnnotation]; ok {
+		if w.claims, w.byPod, err = readClaims(text); err != nil {
+			return w, fmt.Errorf("annotation %s of the pod: %w", v1alpha1.ClaimAnnotation, err)
+		}
+		if _, both := annotations[v1alpha1.AddressAnnotation]; both {
+			return w, fmt.Errorf("the pod has both annotations %s and %s: a claimed address is in no block of its node", v1alpha1.ClaimAnnotation, v1alpha1.AddressAnnotation)
+		}
+		return w, nil
 	}
 	text, ok := annotations[v1alpha1.AddressAnnotation]
 	if !ok {
@@ -72,15 +84,15 @@ func readList(text string) ([]string, error) {
 	return list, nil
 }
 
-// choosePools returns the pools that a pod names. It may name those only that are
-// for its namespace.
+// choosePools returns the pools that a pod or its namespace names. They may name
+// those only that are for the namespace.
 func (w wishes) choosePools(ctx context.Context, choices []poolChoice, namespace string, read func(context.Context, string) (labels.Set, error)) ([]string, error) {
 	var set labels.Set
 	for _, name := range w.pools {
 		i := slices.IndexFunc(choices, func(c poolChoice) bool { return c.name == name })
 		if i < 0 {
-			return nil, fmt.Errorf("annotation %s of the pod names IP pool %s, which gives out no addresses on this node "+
-				"(see kubectl get ippools; it may not exist, be disabled, or not be for this node)", v1alpha1.PoolsAnnotation, name)
+			return nil, fmt.Errorf("annotation %s of %s names IP pool %s, which gives out no addresses on this node "+
+				"(see kubectl get ippools; it may not exist, be disabled, or not be for this node)", v1alpha1.PoolsAnnotation, w.by, name)
 		}
 		if choices[i].selector == nil {
 			continue
@@ -92,8 +104,8 @@ func (w wishes) choosePools(ctx context.Context, choices []poolChoice, namespace
 			}
 		}
 		if namespace == "" || !choices[i].selector.Matches(set) {
-			return nil, fmt.Errorf("annotation %s of the pod names IP pool %s, whose namespaceSelector does not match namespace %q",
-				v1alpha1.PoolsAnnotation, name, namespace)
+			return nil, fmt.Errorf("annotation %s of %s names IP pool %s, whose namespaceSelector does not match namespace %q",
+				v1alpha1.PoolsAnnotation, w.by, name, namespace)
 		}
 	}
 	return w.pools, nil

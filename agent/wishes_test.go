@@ -64,7 +64,7 @@ func TestNamedPools(t *testing.T) {
 		{[]string{"open", "old"}, "a", nil, away, "annotation godwit.dev/ippools of the pod names IP pool old, which gives out no addresses on this node " +
 			"(see kubectl get ippools; it may not exist, be disabled, or not be for this node)"},
 	} {
-		names, err := wishes{pools: tt.pools}.choosePools(t.Context(), choices, tt.namespace, func(context.Context, string) (labels.Set, error) {
+		names, err := wishes{pools: tt.pools, by: "the pod"}.choosePools(t.Context(), choices, tt.namespace, func(context.Context, string) (labels.Set, error) {
 			return tt.labels, tt.err
 		})
 		got := fmt.Sprint(names)

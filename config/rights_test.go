@@ -191,6 +191,7 @@ func testAgentsWork(t *testing.T, c *cluster) {
 		var secret corev1.Secret
 		var all v1alpha1.NodeNetworkList
 		var blocks v1alpha1.IPBlockList
+		held := holding(node)
 		ctx := t.Context()
 		for _, step := range []struct {
 			name string
@@ -199,6 +200,14 @@ func testAgentsWork(t *testing.T, c *cluster) {
 			{"claim a block", func() error { return agent.Create(ctx, own) }},
 			{"list blocks", func() error { return agent.List(ctx, &blocks) }},
 			{"give it back", func() error { return agent.Delete(ctx, own) }},
+			{"read a claim", func() error {
+				return client.IgnoreNotFound(agent.Get(ctx, client.ObjectKeyFromObject(claim()), claim()))
+			}},
+			{"find a pod's claims", func() error {
+				return agent.List(ctx, &v1alpha1.IPClaimList{}, client.MatchingFields{"spec.namespace": "default", "spec.podName": "web-0"})
+			}},
+			{"have a claimed address", func() error { return agent.Create(ctx, held) }},
+			{"give it up", func() error { return agent.Delete(ctx, held) }},
 			{"read plans", func() error { return agent.List(ctx, &all) }},
 			{"report", func() error { return agent.Status().Patch(ctx, networkOf(node), statusPatch()) }},
 			{"read the Secret of the passwords", func() error {
@@ -217,6 +226,20 @@ func testAgentsWork(t *testing.T, c *cluster) {
 	}
 }
 
+func claim() *v1alpha1.IPClaim {
+	return &v1alpha1.IPClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: "172-26-0-10"},
+		Spec:       v1alpha1.IPClaimSpec{Address: "172.26.0.10", Namespace: "default", PodName: "web-0"},
+	}
+}
+
+// holding is a node's claim to have the address of claim.
+func holding(node string) *v1alpha1.IPBlock {
+	b := block("172.26.0.10/32", node)
+	b.Spec.Pod = &v1alpha1.PodReference{Namespace: "default", Name: "web-0"}
+	return b
+}
+
 // stolen is what whoever has the token of the agent of node a may try.
 func stolen(thief client.WithWatch) []attempt {
 	labelled := block("172.25.2.0/26", "a")
@@ -228,6 +251,10 @@ func stolen(thief client.WithWatch) []attempt {
 	relabel := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"godwit.dev/node":"a"}}}`))
 	respec := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"nodeName":"a"}}`))
 	attempts := []attempt{
+		{"claim an address for b's pod", policy, func(ctx context.Context) error { return thief.Create(ctx, holding("b")) }},
+		{"say who has a claim", roles, func(ctx context.Context) error {
+			return thief.Status().Patch(ctx, claim(), client.RawPatch(types.MergePatchType, []byte(`{"status":{"nodeName":"a"}}`)))
+		}},
 		{"claim for b", policy, func(ctx context.Context) error { return thief.Create(ctx, block("172.25.2.192/26", "b")) }},
 		{"claim under the label of b", policy, func(ctx context.Context) error { return thief.Create(ctx, labelled) }},
 		{"claim for good", policy, func(ctx context.Context) error { return thief.Create(ctx, kept) }},
@@ -303,6 +330,7 @@ func settings(user client.WithWatch) []attempt {
 	var attempts []attempt
 	for _, o := range []client.Object{
 		&v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "x"}, Spec: v1alpha1.IPPoolSpec{CIDR: "10.0.0.0/16"}},
+		claim(),
 		&v1alpha1.BGPPeer{ObjectMeta: metav1.ObjectMeta{Name: "x"}},
 		&v1alpha1.BGPFilter{ObjectMeta: metav1.ObjectMeta{Name: "x"}},
 		&v1alpha1.BGPConfig{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
@@ -333,8 +361,8 @@ func withoutNode(user client.WithWatch) []attempt {
 
 // controllerAttempts are what the controller needs not, and may not.
 func controllerAttempts(user client.WithWatch) []attempt {
-	// Pools it may patch, as far as testControllersPools holds.
-	people := slices.DeleteFunc(settings(user), func(a attempt) bool { return a.name == "change IPPool" })
+	// Pools and claims it may patch, as far as testControllersPools holds.
+	people := slices.DeleteFunc(settings(user), func(a attempt) bool { return a.name == "change IPPool" || a.name == "change IPClaim" })
 	return append(append([]attempt{
 		{"claim", roles, func(ctx context.Context) error { return user.Create(ctx, block("172.25.4.0/26", "a")) }},
 		{"status of a node's network", roles, func(ctx context.Context) error { return user.Status().Patch(ctx, networkOf("a"), statusPatch()) }},
@@ -348,7 +376,7 @@ func controllerAttempts(user client.WithWatch) []attempt {
 	}, secrets(user)...), people...)
 }
 
-// testControllersPools holds the controller to the finalizers of pools.
+// testControllersPools holds the controller to the finalizers of pools and claims.
 func testControllersPools(t *testing.T, c *cluster) {
 	user := c.token("godwit-controller", nil, "")
 	patch := func(body string, opts ...client.PatchOption) func(context.Context) error {
@@ -370,6 +398,13 @@ func testControllersPools(t *testing.T, c *cluster) {
 		{"label", controllerPolicy, patch(`{"metadata":{"labels":{"a":"b"}}}`)},
 		{"annotate", controllerPolicy, patch(`{"metadata":{"annotations":{"a":"b"}}}`)},
 	})
+	c.create(claim())
+	annotate := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"annotations":{"a":"b"}}}`))
+	finalize := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":["godwit.dev/held"]}}`))
+	refused(t, []attempt{{"annotate a claim", controllerPolicy, func(ctx context.Context) error { return user.Patch(ctx, claim(), annotate) }}})
+	if err := user.Patch(t.Context(), claim(), finalize); err != nil {
+		t.Errorf("set the finalizer of a claim: %v", err)
+	}
 	for _, finalizers := range []string{`["godwit.dev/test"]`, `[]`} {
 		if err := patch(`{"metadata":{"finalizers":` + finalizers + `}}`)(t.Context()); err != nil {
 			t.Errorf("set the finalizers %s: %v", finalizers, err)

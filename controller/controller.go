@@ -132,7 +132,10 @@ func (o Options) manager(scheme *runtime.Scheme) manager.Options {
 		Logger: logr.FromSlogHandler(o.Log.Handler()),
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
-			ByObject:         map[client.Object]cache.ByObject{&corev1.Node{}: {Transform: slimNode}},
+			ByObject: map[client.Object]cache.ByObject{
+				&corev1.Node{}:      {Transform: slimNode},
+				&corev1.Namespace{}: {Transform: slimNamespace},
+			},
 		},
 		LeaderElection:          o.LeaderElect,
 		LeaderElectionID:        Name,

@@ -58,6 +58,8 @@ func TestController(t *testing.T) {
 		{"figures of pools", testFigures},
 		{"pools that fill", testPoolsFill},
 		{"pools that are to go", testPoolsGo},
+		{"claims", testClaims},
+		{"namespaces that choose pools", testNamespacesChoose},
 		{"a node is deleted and made anew", testNodeIsBack},
 		{"a node is deleted for good", testNodeIsGone},
 		{"a deleted node lives on", testNodeLivesOn},
@@ -433,6 +435,17 @@ func testKubectl(t *testing.T, cfg *rest.Config, a api) {
 	a.create(node("n1", "10.211.55.101", nil), node("n2", "10.211.55.116", nil), pool("pods", "172.25.0.0/16"))
 	a.poolIs("pods", "True Ready: 2 of 2 nodes take blocks of the pool")
 	a.create(block("172.25.0.128/26", "pods", "n1"), pool("small", "172.25.8.0/24"))
+	fixed := pool("fixed", "172.26.0.0/28")
+	fixed.Spec.Allocation = v1alpha1.AllocationClaims
+	held := block("172.26.0.10/32", "fixed", "n2")
+	held.Spec.Pod = &v1alpha1.PodReference{Namespace: "default", Name: "web-0"}
+	a.create(fixed, held)
+	for address, pod := range map[string]string{"172.26.0.10": "web-0", "172.26.0.11": ""} {
+		a.create(&v1alpha1.IPClaim{
+			ObjectMeta: metav1.ObjectMeta{Name: strings.ReplaceAll(address, ".", "-")},
+			Spec:       v1alpha1.IPClaimSpec{Address: address, Namespace: "default", PodName: pod},
+		})
+	}
 	a.create(peer("tor", "10.211.55.1", "office"), &v1alpha1.BGPFilter{ObjectMeta: metav1.ObjectMeta{Name: "office"}})
 	a.create(&v1alpha1.BGPConfig{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
 		&v1alpha1.NetworkConfig{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v1alpha1.NetworkConfigSpec{VXLAN: &v1alpha1.VXLANConfig{Port: 8472}}})
@@ -446,6 +459,13 @@ func testKubectl(t *testing.T, cfg *rest.Config, a api) {
 	})
 	a.poolHas("pods", "1/1024", 2)
 	a.poolHas("small", "0/4", 0)
+	a.poolHas("fixed", "1/16", 0)
+	for name, want := range map[string]string{
+		"172-26-0-10": "True Held: node n2 has the address for pod default/web-0", "172-26-0-11": "True Free: no pod has the address",
+	} {
+		claim := &v1alpha1.IPClaim{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		a.hasReady(claim, func() []metav1.Condition { return claim.Status.Conditions }, want)
+	}
 
 	kubeconfig := writeKubeconfig(t, cfg)
 	kubectl := func(args ...string) string {
@@ -458,14 +478,14 @@ func testKubectl(t *testing.T, cfg *rest.Config, a api) {
 		return "$ kubectl " + strings.Join(args, " ") + "\n" + string(out)
 	}
 	var got strings.Builder
-	for _, kind := range []string{"nodenetworks", "ippools", "ipblocks", "bgppeers", "bgpconfigs", "networkconfigs", "bgpfilters"} {
+	for _, kind := range []string{"nodenetworks", "ippools", "ipblocks", "ipclaims", "bgppeers", "bgpconfigs", "networkconfigs", "bgpfilters"} {
 		got.WriteString(kubectl("get", kind) + "\n")
 	}
 	age := regexp.MustCompile(`(?m)\d+s$`)
 	golden(t, "kubectl-get.txt", age.ReplaceAllString(got.String(), "AGE"))
 
 	got.Reset()
-	for _, field := range []string{"ippool.spec", "bgppeer.spec", "bgpfilter.spec.rules", "bgpconfig.spec", "networkconfig.spec", "ipblock.spec", "nodenetwork.spec"} {
+	for _, field := range []string{"ippool.spec", "bgppeer.spec", "bgpfilter.spec.rules", "bgpconfig.spec", "networkconfig.spec", "ipblock.spec", "ipclaim.spec", "nodenetwork.spec"} {
 		got.WriteString(kubectl("explain", field) + "\n")
 	}
 	golden(t, "kubectl-explain.txt", got.String())

@@ -259,7 +259,7 @@ func (a api) peerIs(name, want string) {
 func (a api) clear() {
 	a.t.Helper()
 	ctx := context.Background()
-	// The controller that would let pools go has ended.
+	// The controller that would let pools and claims go has ended.
 	var pools v1alpha1.IPPoolList
 	if err := a.List(ctx, &pools); err != nil {
 		a.t.Error(err)
@@ -271,8 +271,19 @@ func (a api) clear() {
 			a.t.Error(err)
 		}
 	}
+	var claims v1alpha1.IPClaimList
+	if err := a.List(ctx, &claims); err != nil {
+		a.t.Error(err)
+	}
+	for i := range claims.Items {
+		old := claims.Items[i].DeepCopy()
+		claims.Items[i].Finalizers = nil
+		if err := client.IgnoreNotFound(a.Patch(ctx, &claims.Items[i], client.MergeFrom(old))); err != nil {
+			a.t.Error(err)
+		}
+	}
 	for _, o := range []client.Object{
-		&corev1.Node{}, &v1alpha1.NodeNetwork{}, &v1alpha1.IPBlock{}, &v1alpha1.IPPool{},
+		&corev1.Node{}, &v1alpha1.IPClaim{}, &v1alpha1.NodeNetwork{}, &v1alpha1.IPBlock{}, &v1alpha1.IPPool{},
 		&v1alpha1.BGPPeer{}, &v1alpha1.BGPFilter{}, &v1alpha1.BGPConfig{}, &v1alpha1.NetworkConfig{},
 	} {
 		if err := a.DeleteAllOf(ctx, o); err != nil {

@@ -69,7 +69,7 @@ func newPlanner(c client.Client, recorder *recorder) *planner {
 
 func (r *planner) setUp(mgr manager.Manager) error {
 	on := enqueue("plan", planSettle)
-	// Statuses of pools and peers have no other writer. Their events are taken
+	// Statuses of pools, peers and claims have no other writer. Their events are taken
 	// because a decision not to write may have been made on an old copy.
 	every := builder.WithPredicates(predicate.ResourceVersionChangedPredicate{})
 	spec := builder.WithPredicates(predicate.GenerationChangedPredicate{})
@@ -83,6 +83,8 @@ func (r *planner) setUp(mgr manager.Manager) error {
 		Watches(&v1alpha1.BGPFilter{}, on, spec).
 		Watches(&v1alpha1.IPPool{}, on, every).
 		Watches(&v1alpha1.IPBlock{}, on, spec).
+		Watches(&v1alpha1.IPClaim{}, on, every).
+		Watches(&corev1.Namespace{}, on, builder.WithPredicates(choiceChanged())).
 		Watches(&v1alpha1.NodeNetwork{}, on, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, r.reportAwaited()))).
 		Complete(r)
 }
@@ -109,6 +111,7 @@ func (r *planner) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile
 		r.deletePlans(ctx, p, in),
 		r.writePools(ctx, p, in),
 		r.writePeers(ctx, p, in),
+		r.writeClaims(ctx, p, in),
 	)
 	// What was written comes back as an event, and shows whether that was the last step.
 	r.settled.Store(err == nil && !p.Waiting)
@@ -127,18 +130,23 @@ func (r *planner) read(ctx context.Context) (plan.Input, error) {
 		filters  v1alpha1.BGPFilterList
 		pools    v1alpha1.IPPoolList
 		blocks   v1alpha1.IPBlockList
+		claims   v1alpha1.IPClaimList
 		networks v1alpha1.NodeNetworkList
 		config   v1alpha1.BGPConfig
 		network  v1alpha1.NetworkConfig
 	)
-	for _, list := range []client.ObjectList{&nodes, &peers, &filters, &pools, &blocks, &networks} {
+	for _, list := range []client.ObjectList{&nodes, &peers, &filters, &pools, &blocks, &claims, &networks} {
 		if err := r.client.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
 			return plan.Input{}, fmt.Errorf("read %T: %w", list, err)
 		}
 	}
 	in := plan.Input{
 		Nodes: nodes.Items, Peers: peers.Items, Filters: filters.Items,
-		Pools: pools.Items, Blocks: blocks.Items, Networks: networks.Items,
+		Pools: pools.Items, Blocks: blocks.Items, Claims: claims.Items, Networks: networks.Items,
+	}
+	var err error
+	if in.NamespacesChoose, err = r.namespacesChoose(ctx); err != nil {
+		return plan.Input{}, err
 	}
 	there, err := r.get(ctx, v1alpha1.BGPConfigName, &config)
 	if err != nil {
@@ -223,7 +231,7 @@ func (r *planner) early(old *v1alpha1.NodeNetwork, spec *v1alpha1.NodeNetworkSpe
 		return 0
 	}
 	w := r.written[old.Name]
-	if w.uid != old.UID {
+	if w.uid != old.UID || plan.ClaimsMove(&old.Spec, spec) {
 		return 0
 	}
 	spacing := time.Duration(max(len(old.Spec.Sessions), len(spec.Sessions))) * sessionSpacing

@@ -113,6 +113,7 @@ type addressing struct {
 	networks []v1alpha1.NodeNetwork
 	blocks   []v1alpha1.IPBlock
 	pools    []v1alpha1.IPPool
+	claims   []v1alpha1.IPClaim
 	pods     []corev1.Pod
 }
 
@@ -127,6 +128,9 @@ func readAddressing(ctx context.Context, c client.Reader) (o addressing, err err
 		return o, err
 	}
 	if o.pools, err = list(ctx, c, &v1alpha1.IPPoolList{}, func(l *v1alpha1.IPPoolList) []v1alpha1.IPPool { return l.Items }); err != nil {
+		return o, err
+	}
+	if o.claims, err = list(ctx, c, &v1alpha1.IPClaimList{}, func(l *v1alpha1.IPClaimList) []v1alpha1.IPClaim { return l.Items }); err != nil {
 		return o, err
 	}
 	o.networks, err = list(ctx, c, &v1alpha1.NodeNetworkList{}, func(l *v1alpha1.NodeNetworkList) []v1alpha1.NodeNetwork { return l.Items })

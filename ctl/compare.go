@@ -46,6 +46,7 @@ const (
 	reasonNotHeld      = "NotHeld"      // a node does not hold a block that is its own by the API
 	reasonNodeGone     = "NodeGone"     // a block's node is not in the API
 	reasonNoPool       = "NoPool"       // a block is in no pool of its name
+	reasonNoClaim      = "NoClaim"      // a node has an address for a pod that no IPClaim is for
 	reasonOverlap      = "Overlap"      // two nodes hold the same addresses
 	reasonUnreadable   = "Unreadable"   // a status can't be read
 	reasonTwice        = "Twice"        // two pods have the same address
@@ -92,6 +93,7 @@ func compare(o addressing) Agreement {
 	}
 	c.takeHoldings()
 	c.compareBlocks()
+	c.compareClaims()
 	c.compareHoldings()
 	c.comparePods()
 	c.compareLearned()
@@ -179,6 +181,35 @@ func (c *comparison) compareBlocks() {
 				"if it does not, `kubectl delete ipblock "+b.Name+"`",
 				"%s is node %s's by the API, and the node does not hold it", cidr, node)
 		}
+	}
+}
+
+// compareClaims looks at each block that a node has for one pod.
+func (c *comparison) compareClaims() {
+	claimed := map[string]bool{}
+	for i := range c.pools {
+		claimed[c.pools[i].Name] = c.pools[i].Spec.Allocation == v1alpha1.AllocationClaims
+	}
+	claims := map[string]*v1alpha1.IPClaimSpec{}
+	for i := range c.claims {
+		claims[c.claims[i].Spec.Address] = &c.claims[i].Spec
+	}
+	for i := range c.blocks {
+		b := &c.blocks[i]
+		address, _, _ := strings.Cut(b.Spec.CIDR, "/")
+		if !claimed[b.Spec.Pool] {
+			continue
+		}
+		claim, pod := claims[address], b.Spec.Pod
+		if claim != nil && pod != nil && claim.Namespace == pod.Namespace && (claim.PodName == "" || claim.PodName == pod.Name) {
+			continue
+		}
+		who := "no pod"
+		if pod != nil {
+			who = "pod " + pod.Namespace + "/" + pod.Name
+		}
+		c.differ(kindBlock, b.Name, b.Spec.NodeName, reasonNoClaim, "delete the pod, or create an IPClaim that is for it",
+			"node %s has %s for %s, which no IPClaim is for: nobody else takes the route to it", b.Spec.NodeName, address, who)
 	}
 }
 

@@ -153,6 +153,20 @@ func TestCompare(t *testing.T) {
 		{"a block's pool is gone", func(o *addressing) {
 			o.blocks[0].Spec.Pool = "gone"
 		}, []string{"IPBlock 172-25-1-0-26 n1 NoPool"}},
+		{"claims", func(o *addressing) {
+			o.pools = append(o.pools, v1alpha1.IPPool{
+				ObjectMeta: metav1.ObjectMeta{Name: "fixed"}, Spec: v1alpha1.IPPoolSpec{CIDR: "172.26.0.0/24", Allocation: v1alpha1.AllocationClaims},
+			})
+			for i, pod := range []*v1alpha1.PodReference{{Namespace: "default", Name: "web-0"}, {Namespace: "other", Name: "web-0"}, {Namespace: "default", Name: "web-1"}, nil} {
+				cidr := fmt.Sprintf("172.26.0.%d/32", i)
+				o.claim("n1", cidr)
+				o.blocks[len(o.blocks)-1].Spec.Pool, o.blocks[len(o.blocks)-1].Spec.Pod = "fixed", pod
+				o.hold("n1", cidr, "")
+				o.claims = append(o.claims, v1alpha1.IPClaim{Spec: v1alpha1.IPClaimSpec{Address: fmt.Sprintf("172.26.0.%d", i), Namespace: "default", PodName: "web-0"}})
+			}
+			o.claims = o.claims[:3]
+			o.learn()
+		}, []string{"IPBlock 172-26-0-1-32 n1 NoClaim", "IPBlock 172-26-0-2-32 n1 NoClaim", "IPBlock 172-26-0-3-32 n1 NoClaim"}},
 		{"an address leaked", func(o *addressing) { o.network("n1").Status.Blocks[0].InUse = "0-2,7" }, []string{"Address 172.25.1.7 n1 NoPod"}},
 		{"a live address was freed", func(o *addressing) { o.network("n1").Status.Blocks[0].InUse = "0,2" }, []string{"Pod default/pod-172.25.1.1 n1 NoRecord"}},
 		{"two pods have an address", func(o *addressing) {

@@ -54,6 +54,7 @@ func TestLab(t *testing.T) {
 		{"LinkFlap", testLinkFlap},
 		{"PluginChain", testPluginChain},
 		{"BadRequests", testBadRequests},
+		{"Claims", testClaims},
 		{"DeletedNode", testDeletedNode},
 		{"DepartedNode", testDepartedNode},
 		{"PoolMigration", testPoolMigration},

@@ -21,6 +21,11 @@ type Request struct {
 	// Addresses are those that the owner is to have and no others, at most one of a
 	// family: free ones, out of blocks that the node holds of these pools.
 	Addresses []netip.Addr
+	// Claims are addresses that the owner is to have and that this node need not have
+	// yet, at most one of a family, each of a pool with Claims. The node then has them
+	// for Holder.
+	Claims []AddressClaim
+	Holder string
 }
 
 // UnusableAddressError says that an owner can't have the address that it asks for.
@@ -51,10 +56,18 @@ type shortage struct {
 // whoever waits, until ctx or Options.ClaimTimeout ends. It returns
 // *ExhaustedError if there is no address to be had, *UnavailableError if that
 // could not be found out in time, and *UnusableAddressError, at once, for an
-// address that the request asks for and can't have.
+// address that the request asks for and can't have. A claim that another node has
+// is waited for a few seconds; then the error is a *HeldError.
 func (n *Node) Allocate(ctx context.Context, r Request) ([]Record, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	if len(r.Claims) > 0 {
+		done, err := n.takeClaims(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
 	}
 	records, short, err := n.tryAllocate(r)
 	if short == nil || err != nil {
@@ -80,7 +93,11 @@ func (n *Node) tryAllocate(r Request) ([]Record, *shortage, error) {
 	if r.Owner.ContainerID == "" {
 		return nil, nil, errors.New("an address can't be given to a container without an id")
 	}
-	lists := n.families(r.Pools)
+	ahead := n.families(r.Pools)
+	lists, err := n.withClaims(&r, &ahead)
+	if err != nil {
+		return nil, nil, err
+	}
 	for {
 		missing, outdated := lists, []netip.Addr(nil)
 		switch have := n.owners[r.Owner]; {
@@ -92,7 +109,7 @@ func (n *Node) tryAllocate(r Request) ([]Record, *shortage, error) {
 		case len(lists) == 0:
 			return nil, nil, n.noPool(r.Pools)
 		default:
-			n.remember(lists)
+			n.remember(ahead)
 			if len(have) > 0 {
 				return n.allocatedBefore(r, lists)
 			}

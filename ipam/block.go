@@ -38,6 +38,7 @@ type block struct {
 	used      int // addresses in use
 	usedFree  int // of them, those that are not reserved
 	cursor    uint64
+	pins      int // requests under way that need the block
 	freed     []released
 	// emptySince is when the last address was released, or the block came; it means
 	// nothing while used is not 0.

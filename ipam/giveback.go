@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -16,7 +17,7 @@ func (n *Node) giveBack(ctx context.Context) time.Duration {
 	pause, due := n.takeOut()
 	for _, b := range due {
 		if !n.delete(ctx, b) {
-			pause = min(pause, giveBackRetry)
+			pause = min(pause, n.deleteRetry(b))
 		}
 	}
 	return pause
@@ -40,10 +41,8 @@ func (n *Node) takeOut() (time.Duration, []*block) {
 				pause = min(pause, left)
 				continue
 			}
-			b.state, b.deleteAt = blockReturning, now.Add(giveBackGrace)
-			n.o.Log.Info("giving back a block that was empty for long", "block", b.CIDR, "pool", b.Pool)
-			n.signal(true)
-			pause = min(pause, giveBackGrace)
+			n.giveUp(b)
+			pause = min(pause, b.deleteAt.Sub(now))
 		case blockReturning:
 			if left := b.deleteAt.Sub(now); left > 0 {
 				pause = min(pause, left)
@@ -58,8 +57,36 @@ func (n *Node) takeOut() (time.Duration, []*block) {
 	return pause, due
 }
 
+// giveUp takes an empty block out of Blocks(), to be deleted in the store soon.
+// n.mu is held.
+func (n *Node) giveUp(b *block) {
+	grace := giveBackGrace
+	if n.claimed(b) {
+		grace = claimGrace
+	}
+	b.state, b.deleteAt = blockReturning, n.o.Now().Add(grace)
+	n.o.Log.Info("giving back a block that is empty", "block", b.CIDR, "pool", b.Pool)
+	n.signal(true)
+}
+
+// deleteRetry is how soon a Delete that failed, or had to wait, is tried again.
+func (n *Node) deleteRetry(b *block) time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case b.state == blockReturning && b.deleteAt.After(n.o.Now()):
+		return b.deleteAt.Sub(n.o.Now())
+	case n.claims > 0 && n.claimed(b):
+		return claimGrace
+	}
+	return giveBackRetry
+}
+
 // giveBackAfter is how long a block must be empty before it is given back.
 func (n *Node) giveBackAfter(b *block) time.Duration {
+	if n.claimed(b) {
+		return 0 // another node may wait for it
+	}
 	if p := n.pools[b.Pool]; p != nil && p.GiveBackAfter > 0 {
 		return p.GiveBackAfter
 	}
@@ -70,7 +97,7 @@ func (n *Node) giveBackAfter(b *block) time.Duration {
 // its pool gives out addresses then other blocks of the pool have plenty. The last
 // block of such a pool is therefore never spare.
 func (n *Node) spare(b *block) bool {
-	if n.o.GiveBackAfter < 0 || b.used > 0 || !b.confirmed || !n.poolsSet {
+	if n.o.GiveBackAfter < 0 || b.used > 0 || b.pins > 0 || !b.confirmed || !n.poolsSet {
 		return false
 	}
 	p := n.pools[b.Pool]
@@ -104,6 +131,9 @@ func (n *Node) delete(ctx context.Context, b *block) bool {
 	n.returning = nil
 	close(gone)
 	if err != nil {
+		if errors.Is(err, ErrUntouched) {
+			b.state, b.deleteAt = blockReturning, n.o.Now().Add(giveBackRetry)
+		}
 		n.o.Log.Warn("a block could not be given back; trying again", "block", b.CIDR, "err", err, "in", giveBackRetry)
 		return false
 	}

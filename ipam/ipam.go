@@ -33,6 +33,9 @@ type Pool struct {
 	BlockLen int            // prefix length of the blocks
 	Reserved []netip.Prefix // never given out
 	Allocate bool           // whether this node gives out new addresses of it
+	// Claims says that addresses are claimed one by one, by owners that name them
+	// (Request.Claims): the blocks, of one address each, come and go with these.
+	Claims bool
 	// Restricted says that only some pods use the pool (those of selected
 	// namespaces): a node claims a block of it when the first such pod comes, not
 	// before.
@@ -50,6 +53,9 @@ type Block struct {
 	CIDR netip.Prefix
 	Pool string
 	Node string
+	// Holder says for whom the node has a block of a pool with Claims, in words that
+	// only the agent understands; else empty.
+	Holder string
 }
 
 // BlockUsage is a block of this node and how full it is.
@@ -64,6 +70,10 @@ type BlockUsage struct {
 // already, by whomever.
 var ErrBlockExists = errors.New("block is claimed already")
 
+// ErrUntouched is wrapped by errors of BlockStore.Delete after which the block is
+// surely there as before.
+var ErrUntouched = errors.New("the block was not touched")
+
 // BlockStore keeps the blocks of all nodes. Its methods may be called
 // concurrently. Lists show every Create and Delete that ended before they began:
 // a store must not answer them from a cache that may lag behind.
@@ -76,6 +86,8 @@ type BlockStore interface {
 	List(ctx context.Context, pool string) ([]Block, error)
 	// ListNode returns all blocks of a node, of every pool.
 	ListNode(ctx context.Context, node string) ([]Block, error)
+	// Get returns a block, and whether there is one of that CIDR.
+	Get(ctx context.Context, cidr netip.Prefix) (b Block, found bool, err error)
 	// Delete gives a block back if its owner is b.Node; a block that is not there, or
 	// is another node's, stays as it is and is no error.
 	Delete(ctx context.Context, b Block) error

@@ -93,8 +93,8 @@ type pool struct {
 	err         error // of the last claim, if the store failed
 }
 
-// usable tells whether new addresses of the pool can be given out.
-func (p *pool) usable() bool { return p != nil && p.Allocate && p.layout != nil }
+// usable tells whether the pool gives new addresses to whoever asks for any.
+func (p *pool) usable() bool { return p != nil && p.Allocate && p.layout != nil && !p.Claims }
 
 // Open reads the records that earlier lives of the agent left. Until SetPools
 // and SetBlocks (or Run) the node has no addresses to give.
@@ -179,7 +179,7 @@ func (n *Node) SetPools(pools []Pool) {
 
 func equalPools(a, b Pool) bool {
 	return a.Name == b.Name && a.CIDR == b.CIDR && a.BlockLen == b.BlockLen &&
-		a.Allocate == b.Allocate && a.Restricted == b.Restricted && a.MaxBlocks == b.MaxBlocks &&
+		a.Allocate == b.Allocate && a.Claims == b.Claims && a.Restricted == b.Restricted && a.MaxBlocks == b.MaxBlocks &&
 		a.GiveBackAfter == b.GiveBackAfter && slices.Equal(a.Reserved, b.Reserved)
 }
 

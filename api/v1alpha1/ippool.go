@@ -46,6 +46,20 @@ func (e Encapsulation) CrossSubnet() bool {
 	return e == EncapsulationIPIPCrossSubnet || e == EncapsulationVXLANCrossSubnet
 }
 
+// Allocation says how addresses of a pool come to pods.
+// +kubebuilder:validation:Enum=Blocks;Claims
+type Allocation string
+
+// The allocations.
+const (
+	// AllocationBlocks has nodes claim blocks, of which any of their pods get
+	// addresses.
+	AllocationBlocks Allocation = "Blocks"
+	// AllocationClaims has each address claimed by itself, by an IPClaim, and given
+	// only to pods that ask for it.
+	AllocationClaims Allocation = "Claims"
+)
+
 // IPPool is a range of addresses for pods. Nodes claim blocks of it and
 // announce them over BGP; pods get their addresses from their node's blocks.
 //
@@ -79,7 +93,10 @@ type IPPool struct {
 // +kubebuilder:validation:XValidation:rule="has(self.blockSize) == has(oldSelf.blockSize) && (!has(self.blockSize) || self.blockSize == oldSelf.blockSize)",fieldPath=".blockSize",message="blockSize is immutable: make a new pool and disable this one"
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.blockSize) || self.blockSize >= cidr(self.cidr).prefixLength()",fieldPath=".blockSize",message="blockSize must not be larger than the pool: give a prefix length at least that of cidr"
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.blockSize) || (cidr(self.cidr).ip().family() == 4 ? (self.blockSize >= 20 && self.blockSize <= 32) : (self.blockSize >= 116 && self.blockSize <= 128))",fieldPath=".blockSize",message="blockSize must be 20 to 32 for an IPv4 pool and 116 to 128 for an IPv6 pool"
-// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || has(self.blockSize) || cidr(self.cidr).prefixLength() <= (cidr(self.cidr).ip().family() == 4 ? 26 : 122)",fieldPath=".blockSize",message="the pool is smaller than the default block (/26, /122): set blockSize"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || has(self.blockSize) || has(self.allocation) && self.allocation == 'Claims' || cidr(self.cidr).prefixLength() <= (cidr(self.cidr).ip().family() == 4 ? 26 : 122)",fieldPath=".blockSize",message="the pool is smaller than the default block (/26, /122): set blockSize"
+// +kubebuilder:validation:XValidation:rule="(has(self.allocation) ? self.allocation : 'Blocks') == (has(oldSelf.allocation) ? oldSelf.allocation : 'Blocks')",fieldPath=".allocation",message="allocation is immutable: make a new pool and disable this one"
+// +kubebuilder:validation:XValidation:rule="!has(self.allocation) || self.allocation != 'Claims' || !has(self.blockSize)",fieldPath=".blockSize",message="the addresses of a pool with allocation Claims are claimed one by one: leave blockSize out"
+// +kubebuilder:validation:XValidation:rule="!has(self.allocation) || self.allocation != 'Claims' || !has(self.namespaceSelector) && !has(self.maxBlocksPerNode) && !has(self.emptyBlockSeconds)",fieldPath=".allocation",message="namespaceSelector, maxBlocksPerNode and emptyBlockSeconds say nothing of a pool with allocation Claims: leave them out"
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !has(self.reservedCIDRs) || self.reservedCIDRs.all(r, !isCIDR(r) || cidr(self.cidr).containsCIDR(r))",fieldPath=".reservedCIDRs",message="reservedCIDRs must lie inside cidr"
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || cidr(self.cidr).ip().family() == 4 || !has(self.encapsulation) || !self.encapsulation.startsWith('IPIP')",fieldPath=".encapsulation",message="IPIP carries IPv4 only: use VXLAN, VXLANCrossSubnet or None for an IPv6 pool"
 type IPPoolSpec struct {
@@ -96,6 +113,14 @@ type IPPoolSpec struct {
 	// later.
 	// +optional
 	BlockSize *int32 `json:"blockSize,omitempty"`
+
+	// How addresses of the pool come to pods. Blocks: nodes claim blocks of it, and
+	// any pod gets an address of its node's. Claims: each address is claimed by itself
+	// by an IPClaim, and a pod that asks for it has it on whichever node it runs. It
+	// can't be changed later.
+	// +optional
+	// +kubebuilder:default=Blocks
+	Allocation Allocation `json:"allocation,omitempty"`
 
 	// How packets between pods of different nodes cross the network below: None
 	// routes them bare, IPIP and VXLAN put them into tunnels, and IPIPCrossSubnet

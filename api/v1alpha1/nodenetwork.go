@@ -81,6 +81,10 @@ type NodeNetworkSpec struct {
 	// +optional
 	// +listType=atomic
 	Pools []PlannedPool `json:"pools,omitempty"`
+	// Whether some namespace chooses pools for its pods by an annotation: only then are
+	// pods' namespaces asked for it.
+	// +optional
+	NamespacesChoosePools bool `json:"namespacesChoosePools,omitempty"`
 	// The node's BGP sessions, one for each address of another end, or range that
 	// others call from. A node and a BGPPeer may share a name.
 	// +optional
@@ -138,6 +142,10 @@ type PlannedPool struct {
 	CIDR string `json:"cidr"`
 	// The prefix length of the pool's blocks.
 	BlockSize int32 `json:"blockSize"`
+	// Whether addresses of the pool are claimed one by one, by IPClaims: then Allocate
+	// is whether pods of this node can have them.
+	// +optional
+	Claims bool `json:"claims,omitempty"`
 	// How packets between pods of different nodes cross the network below.
 	Encapsulation Encapsulation `json:"encapsulation"`
 	// Whether pods of the pool leave under their node's address.

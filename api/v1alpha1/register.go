@@ -29,6 +29,7 @@ func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(gv,
 		&IPPool{}, &IPPoolList{},
 		&IPBlock{}, &IPBlockList{},
+		&IPClaim{}, &IPClaimList{},
 		&BGPConfig{}, &BGPConfigList{},
 		&NetworkConfig{}, &NetworkConfigList{},
 		&BGPPeer{}, &BGPPeerList{},
@@ -44,9 +45,16 @@ func AddToScheme(s *runtime.Scheme) error {
 const (
 	// PoolsAnnotation names the IPPools that the pod is to have its addresses of, in
 	// order of preference. They must give out addresses on the pod's node and to its
-	// namespace.
+	// namespace. On a Namespace it is for all of its pods that have none of their own.
 	PoolsAnnotation = GroupName + "/ippools"
 	// AddressAnnotation is the address that the pod is to have, at most one of each
 	// family, out of the blocks of its node.
 	AddressAnnotation = GroupName + "/ip"
+	// ClaimAnnotation names the IPClaims whose addresses the pod is to have, at most
+	// one of each family, by their names or addresses; or is ClaimByPod.
+	ClaimAnnotation = GroupName + "/claim"
 )
+
+// ClaimByPod is the value of ClaimAnnotation for the claims that name the pod in
+// their spec: it is the same for all pods of a StatefulSet.
+const ClaimByPod = "by-pod"

@@ -8,7 +8,8 @@ import (
 )
 
 // planBlocks finds out which blocks each node owns: those that it may announce.
-// An IPBlock that is no block of a pool in the plan gives no right to anything.
+// An IPBlock that is no block of a pool in the plan gives no right to anything, nor
+// does one of an address that is claimed by itself without a claim.
 func (p *Plan) planBlocks(objects []v1alpha1.IPBlock) {
 	owned := make(map[string][]netip.Prefix, len(p.nodes))
 	for i := range objects {
@@ -26,9 +27,10 @@ func (p *Plan) planBlocks(objects []v1alpha1.IPBlock) {
 	}
 }
 
-// isBlock tells whether a prefix is a block of a pool in the plan.
+// isBlock tells whether a prefix is a block of a pool in the plan that a node can
+// have.
 func (p *Plan) isBlock(block netip.Prefix) bool {
 	return slices.ContainsFunc(p.pools, func(pl *pool) bool {
-		return pl.blockSize == block.Bits() && pl.cidr.Contains(block.Addr())
+		return pl.blockSize == block.Bits() && pl.cidr.Contains(block.Addr()) && (!pl.claims() || p.rightful[block.Addr()])
 	})
 }

@@ -4,7 +4,7 @@
 //
 //	Nodes, NetworkConfig ───────────────────┬─▶ NodeNetworkSpec of each node
 //	BGPConfig, BGPPeers, BGPFilters ────────┤
-//	IPPools, IPBlocks ──────────────────────┼─▶ conditions of each IPPool and BGPPeer
+//	IPPools, IPBlocks, IPClaims ────────────┼─▶ conditions of each IPPool, IPClaim and BGPPeer
 //	NodeNetworks (plan so far, and status) ─┴─▶ Problems of nodes
 //
 // Encapsulations and topologies are changed in steps: what is new is added, and
@@ -45,14 +45,17 @@ import (
 
 // Input is everything that a plan is made from.
 type Input struct {
-	Nodes    []corev1.Node
-	Config   *v1alpha1.BGPConfig     // nil: the defaults
-	Network  *v1alpha1.NetworkConfig // nil: the defaults
-	Peers    []v1alpha1.BGPPeer
-	Filters  []v1alpha1.BGPFilter
-	Pools    []v1alpha1.IPPool
-	Blocks   []v1alpha1.IPBlock
-	Networks []v1alpha1.NodeNetwork // as they are now: the plan so far, and what agents report
+	Nodes   []corev1.Node
+	Config  *v1alpha1.BGPConfig     // nil: the defaults
+	Network *v1alpha1.NetworkConfig // nil: the defaults
+	Peers   []v1alpha1.BGPPeer
+	Filters []v1alpha1.BGPFilter
+	Pools   []v1alpha1.IPPool
+	Blocks  []v1alpha1.IPBlock
+	Claims  []v1alpha1.IPClaim
+	// NamespacesChoose tells whether some namespace chooses pools for its pods.
+	NamespacesChoose bool
+	Networks         []v1alpha1.NodeNetwork // as they are now: the plan so far, and what agents report
 }
 
 // Reasons of the conditions of pools and peers, and of Problems.
@@ -76,6 +79,12 @@ const (
 	ReasonFull              = "Full"              // all blocks of the pool are claimed
 	ReasonInUse             = "InUse"             // nodes have blocks of a pool that is to go
 	ReasonUnused            = "Unused"            // they have none any more
+
+	ReasonFree     = "Free"     // no pod has the claimed address
+	ReasonHeld     = "Held"     // a pod has the claimed address
+	ReasonNoPool   = "NoPool"   // the claimed address is of no pool
+	ReasonReserved = "Reserved" // the claimed address is reserved in its pool
+	ReasonWrongPod = "WrongPod" // the claimed address is held for a pod that the claim is not for
 
 	ReasonCommunityNotFound = "CommunityNotFound" // the pool names a community that isn't there
 )
@@ -103,6 +112,8 @@ type Plan struct {
 	Pools map[string][]metav1.Condition
 	// Peers holds the status of each peer, by name, its one condition without times.
 	Peers map[string]v1alpha1.BGPPeerStatus
+	// Claims holds what is so of each claim, by name.
+	Claims map[string]ClaimState
 	// Problems holds what is wrong with nodes, sorted by node.
 	Problems []Problem
 	// Waiting tells whether a change goes on when nodes report that they are ready
@@ -119,8 +130,10 @@ type Plan struct {
 	nodes  []*node // that have a plan, sorted by name
 	pools  []*pool // in the plan, sorted by name
 
-	communities communities
-	blocks      map[string][]string // of each node that has any, sorted
+	communities      communities
+	blocks           map[string][]string // of each node that has any, sorted
+	namespacesChoose bool
+	rightful         map[netip.Addr]bool // addresses that are claimed by themselves and that nodes have by right
 
 	network *v1alpha1.NetworkConfigSpec
 	tunnels []v1alpha1.TunnelKind // of nodes with an IPv4 address
@@ -164,6 +177,8 @@ func Make(in Input) *Plan {
 	p.planNodes(in.Nodes, in.Networks)
 	p.planPools(in.Pools, in.Blocks)
 	p.planAdvertisements()
+	p.namespacesChoose = in.NamespacesChoose
+	p.planClaims(in.Claims, in.Blocks)
 	p.planBlocks(in.Blocks)
 	p.planEncapsulations()
 	p.planTopology()
@@ -201,6 +216,8 @@ func (p *Plan) Spec(name string) (v1alpha1.NodeNetworkSpec, bool) {
 		Tunnels:    p.tunnelsOf(n),
 		Network:    p.network,
 		Sessions:   n.external,
+
+		NamespacesChoosePools: p.namespacesChoose,
 	}
 	if p.meshed || p.reflected {
 		spec.Sessions, spec.ValidateOrigin = append(p.sessions(n), n.external...), true

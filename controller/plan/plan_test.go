@@ -87,6 +87,8 @@ func readInput(t *testing.T, file string) Input {
 			in.Pools = append(in.Pools, decode[v1alpha1.IPPool](t, doc))
 		case "IPBlock":
 			in.Blocks = append(in.Blocks, decode[v1alpha1.IPBlock](t, doc))
+		case "IPClaim":
+			in.Claims = append(in.Claims, decode[v1alpha1.IPClaim](t, doc))
 		case "NodeNetwork":
 			in.Networks = append(in.Networks, decode[v1alpha1.NodeNetwork](t, doc))
 		default:
@@ -112,6 +114,7 @@ func shuffle(in *Input, seed uint64) {
 	r.Shuffle(len(in.Filters), func(i, j int) { in.Filters[i], in.Filters[j] = in.Filters[j], in.Filters[i] })
 	r.Shuffle(len(in.Pools), func(i, j int) { in.Pools[i], in.Pools[j] = in.Pools[j], in.Pools[i] })
 	r.Shuffle(len(in.Blocks), func(i, j int) { in.Blocks[i], in.Blocks[j] = in.Blocks[j], in.Blocks[i] })
+	r.Shuffle(len(in.Claims), func(i, j int) { in.Claims[i], in.Claims[j] = in.Claims[j], in.Claims[i] })
 	r.Shuffle(len(in.Networks), func(i, j int) { in.Networks[i], in.Networks[j] = in.Networks[j], in.Networks[i] })
 }
 
@@ -159,6 +162,12 @@ func render(t *testing.T, p *Plan, in Input) []byte {
 	for _, o := range byAge(in.Peers, func(o *v1alpha1.BGPPeer) *metav1.ObjectMeta { return &o.ObjectMeta }) {
 		st := p.Peers[o.Name]
 		write(object{Kind: "BGPPeer", Name: o.Name, Status: map[string]any{"ready": line(st.Conditions[0]), "nodes": st.Nodes}})
+	}
+	for _, o := range byAge(in.Claims, func(o *v1alpha1.IPClaim) *metav1.ObjectMeta { return &o.ObjectMeta }) {
+		st := p.Claims[o.Name]
+		write(object{Kind: "IPClaim", Name: o.Name, Status: map[string]any{
+			"ready": line(st.Status.Conditions[0]), "node": st.Status.NodeName, "pod": st.Status.PodName, "held": st.Held,
+		}})
 	}
 	for _, pr := range p.Problems {
 		write(object{Kind: "Problem", Name: pr.Node, Status: pr.Reason + ": " + pr.Message})

@@ -42,7 +42,7 @@ func (p *Plan) planLives(blocks []v1alpha1.IPBlock) {
 		name := pl.obj.Name
 		if pl.obj.Closing() {
 			p.Pools[name] = append(p.Pools[name], pl.drained(owners[pl]))
-		} else {
+		} else if !pl.claims() { // of which nodes need no other block
 			claimed := 0
 			for _, n := range owners[pl] {
 				claimed += n

@@ -91,6 +91,9 @@ func (p *Plan) poolCondition(pl *pool) metav1.Condition {
 	if n == 0 {
 		return notReady(ReasonNoNodes, "nodeSelector matches no node that has a plan")
 	}
+	if pl.claims() {
+		return ready(fmt.Sprintf("pods on %d of %d nodes can have addresses of the pool that are claimed", n, present))
+	}
 	return ready(fmt.Sprintf("%d of %d nodes take blocks of the pool", n, present))
 }
 
@@ -100,6 +103,7 @@ func (pl *pool) planned(n *node) v1alpha1.PlannedPool {
 		Name:              pl.obj.Name,
 		CIDR:              pl.cidr.String(),
 		BlockSize:         int32(pl.blockSize),
+		Claims:            pl.claims(),
 		Encapsulation:     pl.encapsulation,
 		NATOutgoing:       pl.obj.Spec.NATOutgoing,
 		MaxBlocksPerNode:  pl.obj.Spec.MaxBlocksPerNode,
@@ -158,6 +162,9 @@ func parsePool(obj *v1alpha1.IPPool) (*pool, error) {
 	}
 	if obj.Spec.BlockSize != nil {
 		pl.blockSize = int(*obj.Spec.BlockSize)
+	}
+	if pl.claims() {
+		pl.blockSize = pl.cidr.Addr().BitLen()
 	}
 	if pl.blockSize < pl.cidr.Bits() || pl.blockSize > pl.cidr.Addr().BitLen() {
 		return nil, fmt.Errorf("blocks of /%d do not fit into %s", pl.blockSize, pl.cidr)

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -117,6 +118,10 @@ func Open(c Config) (*Lab, error) {
 	return l, l.loadPods()
 }
 
+// ClaimRange is a range that routers take addresses of one by one, for pools whose
+// addresses are claimed. The lab itself has no such pool.
+func ClaimRange() netip.Prefix { return netip.MustParsePrefix("172.26.0.0/24") }
+
 // routerConfig is what a top-of-rack router is to do: it speaks with the nodes
 // of its subnet.
 func (l *Lab) routerConfig(t topology.ToR) router.Config {
@@ -128,6 +133,9 @@ func (l *Lab) routerConfig(t topology.ToR) router.Config {
 		AnnounceLinks:     []string{"hosts", "shared"},
 		NoGracefulRestart: l.Options.NoGracefulRestart,
 		Patience:          l.Patience,
+	}
+	if l.Top.Pool.V4.IsValid() {
+		c.Pools = append(c.Pools, ClaimRange())
 	}
 	for _, f := range l.sessionFamilies() {
 		for _, n := range l.Top.Nodes {

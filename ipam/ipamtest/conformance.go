@@ -22,6 +22,7 @@ func TestStore(t *testing.T, make func(testing.TB) ipam.BlockStore) {
 		"CreateOnce":      testCreateOnce,
 		"CreateRace":      testCreateRace,
 		"Lists":           testLists,
+		"Get":             testGet,
 		"Delete":          testDelete,
 		"DeleteForeign":   testDeleteForeign,
 		"ContextEnded":    testContextEnded,
@@ -107,6 +108,26 @@ func testLists(t *testing.T, s ipam.BlockStore) {
 	check("List of a pool without blocks", got, err)
 	got, err = s.ListNode(ctx, "conformance-none")
 	check("ListNode of a node without blocks", got, err)
+}
+
+func testGet(t *testing.T, s ipam.BlockStore) {
+	ctx := contextFor(t)
+	held := block("10.99.6.1/32", "p", "a")
+	held.Holder = "pod conformance/web-0 uid-1" // as agents have it
+	for _, b := range []ipam.Block{held, block("fd00:99:6::/122", "p", "b")} {
+		if _, found, err := s.Get(ctx, b.CIDR); err != nil || found {
+			t.Errorf("Get of %s, which nobody has: found %v, %v", b.CIDR, found, err)
+		}
+		if err := s.Create(ctx, b); err != nil {
+			t.Fatal(err)
+		}
+		if got, found, err := s.Get(ctx, b.CIDR); err != nil || !found || got != b {
+			t.Errorf("Get of %v: %v, found %v, %v", b, got, found, err)
+		}
+	}
+	if got, err := s.ListNode(ctx, held.Node); err != nil || !slices.Equal(got, []ipam.Block{held}) {
+		t.Errorf("ListNode: %v, %v, want the holder, too: %v", got, err, held)
+	}
 }
 
 func testDelete(t *testing.T, s ipam.BlockStore) {

@@ -21,6 +21,7 @@ const (
 	Create   Op = "Create"
 	List     Op = "List"
 	ListNode Op = "ListNode"
+	Get      Op = "Get"
 	Delete   Op = "Delete"
 )
 
@@ -77,6 +78,15 @@ func (s *Store) ListNode(ctx context.Context, node string) (out []ipam.Block, er
 		return nil
 	})
 	return out, err
+}
+
+// Get implements ipam.BlockStore.
+func (s *Store) Get(ctx context.Context, cidr netip.Prefix) (b ipam.Block, found bool, err error) {
+	err = s.do(ctx, Call{Get, ipam.Block{CIDR: cidr}}, func() error {
+		b, found = s.blocks[cidr]
+		return nil
+	})
+	return b, found, err
 }
 
 // Delete implements ipam.BlockStore.

@@ -1,0 +1,55 @@
+package controller
+
+import (
+	"context"
+	"errors"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/controller/plan"
+)
+
+// writeClaims writes who has the claimed addresses, and keeps claims whose address
+// a node has from going.
+func (r *planner) writeClaims(ctx context.Context, p *plan.Plan, in plan.Input) error {
+	var errs []error
+	for i := range in.Claims {
+		old := &in.Claims[i]
+		state := p.Claims[old.Name]
+		if err := r.holdClaim(ctx, old, old.DeletionTimestamp == nil || state.Held); err != nil {
+			errs = appendFound(errs, err, "write the finalizers of IPClaim "+old.Name)
+		}
+		obj := old.DeepCopy()
+		conditions := obj.Status.Conditions
+		setConditions(&conditions, state.Status.Conditions, obj.Generation)
+		obj.Status = state.Status
+		obj.Status.Conditions = conditions
+		if apiequality.Semantic.DeepEqual(obj.Status, old.Status) {
+			continue
+		}
+		if err := r.client.Status().Patch(ctx, obj, client.MergeFrom(old)); err != nil {
+			errs = appendFound(errs, err, "write the status of IPClaim "+obj.Name)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// holdClaim gives a claim that must not go the finalizer that keeps it, and takes
+// it from one that may.
+func (r *planner) holdClaim(ctx context.Context, old *v1alpha1.IPClaim, hold bool) error {
+	obj := old.DeepCopy()
+	changed := false
+	switch {
+	case !hold:
+		changed = controllerutil.RemoveFinalizer(obj, v1alpha1.ClaimFinalizer)
+	case old.DeletionTimestamp == nil: // else none may be added
+		changed = controllerutil.AddFinalizer(obj, v1alpha1.ClaimFinalizer)
+	}
+	if !changed {
+		return nil
+	}
+	return r.client.Patch(ctx, obj, client.MergeFromWithOptions(old, client.MergeFromWithOptimisticLock{}))
+}
