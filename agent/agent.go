@@ -129,12 +129,6 @@ type nodeState struct {
 	remote      bool            // blocks of other nodes are routed as the API tells
 }
 
-func (s *nodeState) choices() []poolChoice {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.desired.choices
-}
-
 // New opens everything that an agent needs on its node, and takes over what an
 // earlier life of it left: addresses, pods and routes.
 func New(ctx context.Context, o Options) (*Agent, error) {
@@ -214,6 +208,7 @@ func (a *Agent) openCNI(ctx context.Context) error {
 		Wirer:     a.kernel.Wirer,
 		Ready:     a.ready,
 		MTU:       a.podMTU,
+		Hurry:     a.claimed,
 		Log:       a.log.With("part", "cni"),
 	})
 	attached, err := a.server.Recover(ctx)

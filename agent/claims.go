@@ -169,3 +169,14 @@ func parseHolder(s string) *v1alpha1.PodReference {
 	namespace, name, _ := strings.Cut(name, "/")
 	return &v1alpha1.PodReference{Namespace: namespace, Name: name, UID: uid}
 }
+
+// claimed tells whether any of the addresses is of a pool whose addresses are
+// claimed: its next pod may wait for it, on another node.
+func (a *Agent) claimed(addresses []netip.Addr) bool {
+	a.state.mu.Lock()
+	pools := a.state.desired.pools
+	a.state.mu.Unlock()
+	return slices.ContainsFunc(pools, func(p ipam.Pool) bool {
+		return p.Claims && slices.ContainsFunc(addresses, p.CIDR.Contains)
+	})
+}

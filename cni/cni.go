@@ -93,6 +93,9 @@ type Options struct {
 	// for the kernel's default. It may be nil. The configuration's "mtu" goes first.
 	MTU func(addresses []netip.Addr) int
 	Log *slog.Logger
+	// Hurry tells whether somebody else may wait for any of these addresses: what has
+	// it and is given up is not gathered with others but reaped at once. It may be nil.
+	Hurry func(addresses []netip.Addr) bool
 	// ReapDelay is for how long links that were given up are gathered before they
 	// are deleted together; 0 means DefaultReapDelay.
 	ReapDelay time.Duration
@@ -125,6 +128,7 @@ type Server struct {
 	doomed map[ipam.Owner]Attachment
 
 	kick    chan struct{}        // tells the reaper that there is something doomed
+	hurry   chan struct{}        // the same, and that it can't wait
 	drain   chan chan<- struct{} // asks the reaper to reap now and to say when it did
 	serving sync.WaitGroup       // calls that are being worked on
 	ended   bool                 // no call is counted in any more; under mu
@@ -138,11 +142,15 @@ func NewServer(o Options) *Server {
 	if o.MTU == nil {
 		o.MTU = func([]netip.Addr) int { return 0 }
 	}
+	if o.Hurry == nil {
+		o.Hurry = func([]netip.Addr) bool { return false }
+	}
 	return &Server{
 		o:        o,
 		attached: map[ipam.Owner]Attachment{},
 		doomed:   map[ipam.Owner]Attachment{},
 		kick:     make(chan struct{}, 1),
+		hurry:    make(chan struct{}, 1),
 		drain:    make(chan chan<- struct{}),
 	}
 }
@@ -183,8 +191,12 @@ func (s *Server) doom(a Attachment) {
 	delete(s.attached, a.Owner)
 	s.doomed[a.Owner] = a
 	s.mu.Unlock()
+	kick := s.kick
+	if s.o.Hurry(a.Addresses) {
+		kick = s.hurry
+	}
 	select {
-	case s.kick <- struct{}{}:
+	case kick <- struct{}{}:
 	default:
 	}
 }

@@ -26,6 +26,7 @@ func (s *Server) reapLoop(ctx context.Context) {
 			}
 			continue
 		case waiting = <-s.drain:
+		case <-s.hurry:
 		case <-timer:
 		}
 		timer = nil

@@ -373,6 +373,18 @@ func TestDelFreesInOrder(t *testing.T) {
 	b.must(b.Del, request("nobody"))
 }
 
+// An address that somebody else may wait for does not wait for the reaper's delay.
+func TestSomeAddressesAreReapedAtOnce(t *testing.T) {
+	first := netip.MustParseAddr("172.25.0.128")
+	b := newBench(t, 4, Options{ReapDelay: time.Hour, Hurry: func(a []netip.Addr) bool { return slices.Contains(a, first) }})
+	b.must(b.Add, request("awaited"))
+	b.must(b.Add, request("other"))
+	b.must(b.Del, request("other"))
+	b.expectLeft("2 links, 1 routes, 2 records")
+	b.must(b.Del, request("awaited"))
+	b.eventually("0 links, 0 routes, 0 records")
+}
+
 func TestAddressIsNotFreeBeforeItsLinkIsGone(t *testing.T) {
 	b := newBench(t, 1, Options{ReapDelay: time.Millisecond})
 	b.must(b.Add, request("one"))

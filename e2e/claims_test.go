@@ -23,8 +23,12 @@ import (
 	"github.com/godwit-net/godwit/e2e/pods"
 )
 
-// moveLimit is how long a claimed address may be away while its pod moves, generously.
-const moveLimit = time.Second
+// A claimed address is away for about half a second while its pod moves. On a busy
+// machine one of several moves may take much longer, but not all of them.
+const (
+	moveLimit = 5 * time.Second
+	moveGoal  = time.Second
+)
 
 // testClaims moves a pod with a claimed address between nodes, under traffic. Two
 // pods that want the same one at once don't get it both, and in the end nothing of
@@ -43,6 +47,7 @@ func testClaims(t *testing.T, l *lab.Lab) {
 	first := c.must("n1", "db", "172.26.0.10")
 	watcher.at(first)
 	c.routed(addr, "n1")
+	shortest := moveLimit
 	for i := range 4 {
 		from, to := []string{"n1", "n2"}[i%2], []string{"n2", "n1"}[i%2]
 		begin := time.Now()
@@ -56,7 +61,11 @@ func testClaims(t *testing.T, l *lab.Lab) {
 		if limit := l.Patience.Times(moveLimit); reached.Sub(begin) > limit {
 			t.Errorf("the address was away for %v, longer than %v", reached.Sub(begin), limit)
 		}
+		shortest = min(shortest, reached.Sub(begin))
 		c.routed(addr, to)
+	}
+	if limit := l.Patience.Times(moveGoal); shortest > limit {
+		t.Errorf("at each move the address was away for %v or longer, want less than %v", shortest, limit)
 	}
 	c.is("172-26-0-10", "True Held: node n1 has the address for pod default/n1-db")
 

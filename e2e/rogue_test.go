@@ -40,6 +40,10 @@ func TestRogueNode(t *testing.T) {
 	netnstest.RequireRoot(t)
 	ctx := deadline(t, 3*time.Minute)
 	l := bringUp(ctx, t, lab.Options{})
+	c := newClaimants(ctx, t, l, "172.26.0.10", "172.26.0.11")
+	claimed := netip.MustParseAddr("172.26.0.10")
+	c.must("n1", "db", claimed.String())
+	c.routed(claimed, "n1")
 	before := tables(t, l)
 	since := sessionTimes(ctx, t, l)
 	flows := startDatagrams(ctx, t, l)
@@ -101,6 +105,8 @@ func TestRogueNode(t *testing.T) {
 	if diff := cmp.Diff(since, sessionTimes(ctx, t, l)); diff != "" {
 		t.Errorf("sessions of others were touched: - before, + now:\n%s", diff)
 	}
+	c.routed(claimed, "n1")
+	c.del("n1", "db")
 }
 
 // tables are the routes of all nodes but the rogue's and of the routers, in all of
@@ -207,7 +213,7 @@ func (r *rogue) send(t *testing.T, prefixes []netip.Prefix, hop netip.Addr) {
 }
 
 // announceAll announces the node's own block, and what is not its own: another
-// node's block, a pod of another node, parts of both, the default route, the nodes'
+// node's block, a pod of another node, parts of both, claimed addresses, the default route, the nodes'
 // own network, that of a host, that of Services, and junk.
 func (r *rogue) announceAll(t *testing.T, l *lab.Lab) {
 	t.Helper()
@@ -219,6 +225,9 @@ func (r *rogue) announceAll(t *testing.T, l *lab.Lab) {
 		netip.MustParsePrefix("172.25.0.128/27"), netip.MustParsePrefix("172.25.0.0/16"), netip.MustParsePrefix("172.0.0.0/8"),
 		netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("0.0.0.0/1"), netip.MustParsePrefix("128.0.0.0/1"),
 		netip.MustParsePrefix("10.211.55.0/24"), netip.MustParsePrefix("10.211.55.0/25"), netip.MustParsePrefix("10.211.55.101/32"),
+		// Claimed addresses: one that a pod of n1 has, one that nobody has, one that
+		// nobody has claimed.
+		netip.MustParsePrefix("172.26.0.10/32"), netip.MustParsePrefix("172.26.0.11/32"), netip.MustParsePrefix("172.26.0.12/32"),
 		netip.MustParsePrefix("192.168.101.0/24"), netip.MustParsePrefix("192.168.101.10/32"), netip.MustParsePrefix("10.96.0.0/12"),
 	}
 	r.send(t, stolen, r.address)
