@@ -14,6 +14,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -266,7 +267,8 @@ func (c *claimants) together(address string) {
 
 // unjoined is the first of joined errors.
 func unjoined(err error) error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) > 0 { //nolint:errorlint // it is the very error of add
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) && len(joined.Unwrap()) > 0 {
 		return joined.Unwrap()[0]
 	}
 	return err
@@ -280,13 +282,14 @@ func (c *claimants) is(name, want string) {
 		if err := c.api.Get(c.ctx, client.ObjectKey{Name: name}, &claim); err != nil {
 			return err
 		}
-		for _, cond := range claim.Status.Conditions {
-			if got := fmt.Sprintf("%s %s: %s", cond.Status, cond.Reason, cond.Message); got != want {
-				return errors.New("it is " + got)
-			}
-			return nil
+		cond := apimeta.FindStatusCondition(claim.Status.Conditions, v1alpha1.ConditionReady)
+		if cond == nil {
+			return errors.New("it has no condition")
 		}
-		return errors.New("it has no condition")
+		if got := fmt.Sprintf("%s %s: %s", cond.Status, cond.Reason, cond.Message); got != want {
+			return errors.New("it is " + got)
+		}
+		return nil
 	})
 }
 

@@ -55,6 +55,7 @@ func TestLab(t *testing.T) {
 		{"PluginChain", testPluginChain},
 		{"BadRequests", testBadRequests},
 		{"Claims", testClaims},
+		{"NamespacePools", testNamespacePools},
 		{"DeletedNode", testDeletedNode},
 		{"DepartedNode", testDepartedNode},
 		{"PoolMigration", testPoolMigration},
