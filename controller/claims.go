@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -32,7 +34,9 @@ func (r *planner) writeClaims(ctx context.Context, p *plan.Plan, in plan.Input) 
 		}
 		if err := r.client.Status().Patch(ctx, obj, client.MergeFrom(old)); err != nil {
 			errs = appendFound(errs, err, "write the status of IPClaim "+obj.Name)
+			continue
 		}
+		r.warnOfClaim(obj, old.Status.Conditions, state.Status.Conditions)
 	}
 	return errors.Join(errs...)
 }
@@ -52,4 +56,15 @@ func (r *planner) holdClaim(ctx context.Context, old *v1alpha1.IPClaim, hold boo
 		return nil
 	}
 	return r.client.Patch(ctx, obj, client.MergeFromWithOptions(old, client.MergeFromWithOptimisticLock{}))
+}
+
+// warnOfClaim makes an event when pods can't have the address any more. That pods
+// come and go makes none.
+func (r *planner) warnOfClaim(obj *v1alpha1.IPClaim, before, now []metav1.Condition) {
+	for _, c := range now {
+		old := apimeta.FindStatusCondition(before, c.Type)
+		if c.Status == metav1.ConditionFalse && (old == nil || old.Reason != c.Reason) {
+			r.recorder.warn(obj, c.Reason, c.Message)
+		}
+	}
 }

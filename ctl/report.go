@@ -21,6 +21,7 @@ type Report struct {
 	Sessions []Session `json:"sessions"`
 	Blocks   []Block   `json:"blocks"`
 	Pools    []Pool    `json:"pools"`
+	Claims   []Claim   `json:"claims"`
 	Tunnels  []Tunnel  `json:"tunnels"`
 	// Problems are what a person should look at; none: all is well.
 	Problems []Problem `json:"problems"`
@@ -137,12 +138,13 @@ type objects struct {
 	networks []v1alpha1.NodeNetwork
 	blocks   []v1alpha1.IPBlock
 	pools    []v1alpha1.IPPool
+	claims   []v1alpha1.IPClaim
 	peers    []v1alpha1.BGPPeer
 }
 
 // makeReport turns objects into what a person wants to know of them. It is pure.
 func makeReport(o objects) Report {
-	r := Report{Nodes: []Node{}, Sessions: []Session{}, Blocks: []Block{}, Pools: []Pool{}, Tunnels: []Tunnel{}, Problems: []Problem{}}
+	r := Report{Nodes: []Node{}, Sessions: []Session{}, Blocks: []Block{}, Pools: []Pool{}, Claims: []Claim{}, Tunnels: []Tunnel{}, Problems: []Problem{}}
 	planned := make(map[string]bool, len(o.networks))
 	for i := range o.networks {
 		planned[o.networks[i].Name] = true
@@ -160,6 +162,9 @@ func makeReport(o objects) Report {
 	}
 	if len(o.pools) == 0 {
 		r.problem("Cluster", "", reasonNoPools, "there is no IPPool: pods get no addresses")
+	}
+	for i := range o.claims {
+		r.addClaim(&o.claims[i])
 	}
 	for i := range o.peers {
 		p := &o.peers[i]
@@ -312,6 +317,11 @@ func (r *Report) sort() {
 		return cmp.Or(strings.Compare(a.Node, b.Node), strings.Compare(a.Interface, b.Interface))
 	})
 	slices.SortFunc(r.Blocks, func(a, b Block) int { return compareCIDRs(a.CIDR, b.CIDR) })
+	slices.SortFunc(r.Claims, func(a, b Claim) int {
+		pa, _ := netip.ParseAddr(a.Address) // the API server refuses what is none
+		pb, _ := netip.ParseAddr(b.Address)
+		return pa.Compare(pb)
+	})
 	slices.SortStableFunc(r.Problems, func(a, b Problem) int {
 		return cmp.Or(strings.Compare(b.Kind, a.Kind), strings.Compare(a.Name, b.Name))
 	})

@@ -29,6 +29,7 @@ func (s screen) print(r Report) error {
 	s.sessions(r.Sessions)
 	s.blocks(r)
 	s.pools(r.Pools)
+	s.claims(r.Claims)
 	s.tunnels(r.Tunnels)
 	s.problems(r.Problems)
 	return s.err

@@ -110,6 +110,10 @@ func read(ctx context.Context, c client.Reader) (objects, error) {
 	if err != nil {
 		return objects{}, err
 	}
+	o.claims, err = list(ctx, c, &v1alpha1.IPClaimList{}, func(l *v1alpha1.IPClaimList) []v1alpha1.IPClaim { return l.Items })
+	if err != nil {
+		return objects{}, err
+	}
 	o.peers, err = list(ctx, c, &v1alpha1.BGPPeerList{}, func(l *v1alpha1.BGPPeerList) []v1alpha1.BGPPeer { return l.Items })
 	return o, err
 }

@@ -47,7 +47,8 @@ func (p *Plan) planClaims(claims []v1alpha1.IPClaim, blocks []v1alpha1.IPBlock) 
 		if b != nil && isFor(c, b.Spec.Pod) {
 			p.rightful[addr] = true
 			state.Status.NodeName, state.Status.PodName = b.Spec.NodeName, b.Spec.Pod.Name
-			state.Status.Since = &b.CreationTimestamp
+			since := b.CreationTimestamp // a copy: the plan is written by clients that decode into it
+			state.Status.Since = &since
 		}
 		p.Claims[c.Name] = state
 	}
