@@ -193,7 +193,7 @@ func slimNode(obj any) (any, error) {
 		Status: corev1.NodeStatus{Addresses: n.Status.Addresses},
 	}
 	for _, t := range n.Spec.Taints {
-		if t.Key == v1alpha1.DrainKey {
+		if t.Key == v1alpha1.DrainKey || t.Key == corev1.TaintNodeOutOfService {
 			slim.Spec.Taints = append(slim.Spec.Taints, t)
 		}
 	}

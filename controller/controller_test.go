@@ -63,6 +63,7 @@ func TestController(t *testing.T) {
 		{"a node is deleted and made anew", testNodeIsBack},
 		{"a node is deleted for good", testNodeIsGone},
 		{"a deleted node lives on", testNodeLivesOn},
+		{"a node is out of service", testOutOfService},
 		{"leader election", testLeaderElection},
 		{"samples", testSamples},
 		{"kubectl", testKubectl},

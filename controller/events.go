@@ -26,7 +26,8 @@ func nodeChanged() predicate.Predicate {
 			!maps.Equal(before.Labels, after.Labels) ||
 			!reflect.DeepEqual(before.Status.Addresses, after.Status.Addresses) ||
 			readiness(before) != readiness(after) ||
-			plan.Draining(before) != plan.Draining(after)
+			plan.Draining(before) != plan.Draining(after) ||
+			plan.OutOfService(before) != plan.OutOfService(after)
 	}}
 }
 

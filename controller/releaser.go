@@ -54,6 +54,7 @@ type releaser struct {
 
 	mu      sync.Mutex
 	absence map[string]absence
+	quiet   map[string]time.Time // since when nobody hears of the claims of a node that is out of service
 }
 
 // absence is what was seen of a node that is gone.
@@ -64,7 +65,7 @@ type absence struct {
 }
 
 func newReleaser(c client.Client, live client.Reader, recorder *recorder, delay time.Duration) *releaser {
-	return &releaser{client: c, live: live, recorder: recorder, delay: delay, now: time.Now, absence: make(map[string]absence)}
+	return &releaser{client: c, live: live, recorder: recorder, delay: delay, now: time.Now, absence: make(map[string]absence), quiet: make(map[string]time.Time)}
 }
 
 func (r *releaser) setUp(mgr manager.Manager) error {
@@ -91,9 +92,32 @@ func (r *releaser) setUp(mgr manager.Manager) error {
 // later might miss one that came and went again.
 func (r *releaser) nodeEvents() handler.EventHandler {
 	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, _ queue) { r.seen(e.Object.GetName()) },
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) {
+			r.seen(e.Object.GetName())
+			r.outOfService(e.Object, q)
+		},
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { r.outOfService(e.ObjectNew, q) },
 		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) { q.Add(requestFor(e.Object.GetName())) },
 	}
+}
+
+// outOfService makes work of a node that is out of service.
+func (r *releaser) outOfService(o client.Object, q queue) {
+	n, ok := o.(*corev1.Node)
+	switch {
+	case !ok:
+	case plan.OutOfService(n):
+		q.Add(requestFor(n.Name))
+	default:
+		r.inService(n.Name)
+	}
+}
+
+// inService forgets that a node was out of service.
+func (r *releaser) inService(node string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.quiet, node)
 }
 
 // blockEvents makes work of blocks that come: their node may be gone already, as
@@ -145,9 +169,14 @@ func (r *releaser) answers() handler.EventHandler {
 // and otherwise comes back when it may be.
 func (r *releaser) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	name := req.Name
-	err := r.client.Get(ctx, req.NamespacedName, &corev1.Node{})
+	var node corev1.Node
+	err := r.client.Get(ctx, req.NamespacedName, &node)
 	if err == nil {
 		r.seen(name)
+		if plan.OutOfService(&node) {
+			return r.freeClaims(ctx, name)
+		}
+		r.inService(name)
 		return reconcile.Result{}, nil
 	}
 	if !apierrors.IsNotFound(err) {
@@ -216,15 +245,9 @@ func (r *releaser) weigh(ctx context.Context, blocks *v1alpha1.IPBlockList, answ
 // free frees the blocks of a node if live reads find that it is gone and that
 // nobody hears of them.
 func (r *releaser) free(ctx context.Context, name string, blocks *v1alpha1.IPBlockList, answered []v1alpha1.NodeNetwork) (reconcile.Result, error) {
-	now := make([]v1alpha1.NodeNetwork, 0, len(answered))
-	for i := range answered {
-		var nn v1alpha1.NodeNetwork
-		switch err := r.live.Get(ctx, types.NamespacedName{Name: answered[i].Name}, &nn); {
-		case err == nil:
-			now = append(now, nn)
-		case !apierrors.IsNotFound(err):
-			return reconcile.Result{}, fmt.Errorf("make sure of what node %s hears before blocks are freed: %w", answered[i].Name, err)
-		}
+	now, err := r.liveAnswers(ctx, answered)
+	if err != nil {
+		return reconcile.Result{}, err
 	}
 	heard, err := r.weigh(ctx, blocks, now)
 	if err != nil {

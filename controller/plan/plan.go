@@ -179,6 +179,7 @@ func Make(in Input) *Plan {
 	p.planAdvertisements()
 	p.namespacesChoose = in.NamespacesChoose
 	p.planClaims(in.Claims, in.Blocks)
+	p.askForClaims(in.Nodes, in.Blocks)
 	p.planBlocks(in.Blocks)
 	p.planEncapsulations()
 	p.planTopology()
