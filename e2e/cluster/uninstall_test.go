@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -21,11 +22,11 @@ func testUninstall(t *testing.T, c *Cluster, before map[string]string) {
 	ctx := t.Context()
 	start := time.Now()
 	for _, args := range [][]string{
-		{"delete", "daemonset/each", "deployment/web", "service/web", "--cascade=foreground", "--wait"},
-		{"-n", "godwit-system", "delete", "daemonset", "godwit-agent", "--cascade=foreground", "--wait"},
+		{"delete", "daemonset/each", "deployment/web", "service/web", "--cascade=foreground", "--wait", "--timeout=2m"},
+		{"-n", "godwit-system", "delete", "daemonset", "godwit-agent", "--cascade=foreground", "--wait", "--timeout=2m"},
 		{"apply", "-k", filepath.Join(configDir, "uninstall")},
 		{"-n", "godwit-system", "rollout", "status", "daemonset/godwit-uninstall", "--timeout=2m"},
-		{"delete", "-k", filepath.Join(configDir, "uninstall"), "--cascade=foreground", "--wait"},
+		{"delete", "-k", filepath.Join(configDir, "uninstall"), "--cascade=foreground", "--wait", "--timeout=2m"},
 		{"delete", "ipblocks,ippools", "--all", "--wait", "--timeout=1m"},
 		{"delete", "-k", filepath.Join(configDir, "default"), "--ignore-not-found", "--wait", "--timeout=2m"},
 	} {
@@ -41,6 +42,7 @@ func testUninstall(t *testing.T, c *Cluster, before map[string]string) {
 // snapshot is what Godwit may leave on nodes and in the API, by where it is.
 func (c *Cluster) snapshot(t *testing.T) map[string]string {
 	t.Helper()
+	peer := regexp.MustCompile(`@if\d+`) // another after a reboot
 	s := map[string]string{}
 	out, err := c.Kubectl(t.Context(), "get", "crds,clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,namespaces", "-o", "name")
 	must(t, err)
@@ -61,6 +63,7 @@ func (c *Cluster) snapshot(t *testing.T) map[string]string {
 			for _, other := range []string{"table ip kube-proxy\n", "table ip6 kube-proxy\n", "table ip cni_hostport\n", "table ip6 cni_hostport\n"} {
 				out = strings.ReplaceAll(out, other, "")
 			}
+			out = peer.ReplaceAllString(out, "")
 			s[n.Name+": "+strings.Join(argv, " ")] = out
 		}
 		r, err := c.Group.Get(nodeProcess(n.Name))
