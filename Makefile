@@ -139,6 +139,13 @@ $(TOOLS)/.kube: e2e/kube/go.mod e2e/kube/go.sum scripts/build
 	@scripts/build e2e/kube $(TOOLS) $(CONTROL) $(CNI_PLUGINS)
 	@touch $@
 
+# For the chart's tests; none of the lab's parts.
+.PHONY: helm
+helm: $(TOOLS)/.helm
+$(TOOLS)/.helm: tools/helm/go.mod tools/helm/go.sum scripts/build
+	@scripts/build tools/helm $(TOOLS) helm.sh/helm/v4/cmd/helm
+	@touch $@
+
 .PHONY: tools
 tools: $(TOOLS)/.tools
 $(TOOLS)/.tools: tools/go.mod tools/go.sum scripts/build
@@ -159,12 +166,12 @@ root:
 .PHONY: test test-unit test-race test-image test-e2e test-vm
 test: root verify lint test-race test-image test-e2e test-vm ## Run everything that CI runs
 
-test-unit: kube ## The inner loop: package tests, on the real kernel and API server
+test-unit: kube helm ## The inner loop: package tests, on the real kernel and API server
 	@scripts/install-packages $(LAB_PACKAGES)
 	@echo "==> package tests"
 	@go test -shuffle=on ./...
 
-test-race: kube
+test-race: kube helm
 	@scripts/install-packages $(TEST_PACKAGES)
 	@echo "==> package tests with the race detector"
 	@GORACE=suppressions=$(CURDIR)/scripts/race-suppressions CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m ./...
@@ -221,11 +228,11 @@ scale: root kube programs ## Measure the control plane with simulated nodes: NOD
 ## The house
 
 .PHONY: generate verify lint fmt
-generate: tools kube ## Generate CRDs, install.yaml, deep copies and the CNI service's code
+generate: tools kube ## Generate CRDs, install.yaml, the chart's copies, deep copies and the CNI service's code
 	@scripts/install-packages protobuf-compiler
 	@controller-gen object:headerFile=/dev/null paths=./api/v1alpha1/...
 	@controller-gen crd paths=./api/v1alpha1/... output:crd:dir=config/crd
-	@GODWIT_UPDATE_GOLDENS=1 go test -count=1 -run '^TestInstallFile$$' ./config >/dev/null
+	@GODWIT_UPDATE_GOLDENS=1 go test -count=1 -run '^Test(InstallFile|Generated)$$' ./config ./charts >/dev/null
 	@protoc --go_out=. --go_opt=module=github.com/godwit-net/godwit \
 		--go-ttrpc_out=. --go-ttrpc_opt=module=github.com/godwit-net/godwit api/cni/cni.proto
 
@@ -234,7 +241,8 @@ verify: generate ## Check that generated files and modules are as committed
 	@go mod tidy -diff
 	@cd e2e && go mod tidy -diff
 	@cd tools/image && go mod tidy -diff
-	@git diff --exit-code -- api config go.mod go.sum || { echo "error: generated files differ: run 'make generate' and commit" >&2; exit 1; }
+	@cd tools/helm && go mod tidy -diff
+	@git diff --exit-code -- api config charts go.mod go.sum || { echo "error: generated files differ: run 'make generate' and commit" >&2; exit 1; }
 
 lint: $(TOOLS)/.golangci-lint ## Run go vet and golangci-lint over the modules
 	@echo "==> linting"
