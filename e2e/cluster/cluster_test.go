@@ -15,7 +15,8 @@ import (
 const configDir = "../../config"
 
 // TestCluster installs Godwit on a real cluster, uses it, upgrades it under
-// traffic, takes it away and installs it again. It is run by `make test-cluster`.
+// traffic, reboots a node, takes Godwit away and installs it again by its chart. It
+// is run by `make test-cluster`.
 func TestCluster(t *testing.T) {
 	if os.Getenv("GODWIT_CLUSTER_IMAGES") == "" {
 		t.Fatal("this test needs programs and images: run `make test-cluster`")
@@ -56,8 +57,9 @@ func TestCluster(t *testing.T) {
 		{"figures", testFigures},
 		{"upgrade and reboot", testUpgradeAndReboot},
 		{"uninstall", func(t *testing.T, c *Cluster) { testUninstall(t, c, before) }},
-		{"install again", testInstall},
+		{"install by Helm", testHelmInstall},
 		{"reach again", testReach},
+		{"uninstall by Helm", func(t *testing.T, c *Cluster) { testHelmUninstall(t, c, before) }},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, c) }) {
 			t.FailNow()

@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -18,22 +20,28 @@ type traffic struct {
 	from  pod
 	cmd   *exec.Cmd
 	stdin io.Closer
-	out   bytes.Buffer
+	out   *bufio.Reader
 	err   bytes.Buffer
 }
 
 // send has a pod send by a way of podtest to the echo of each address until stop
-// is called.
+// is called. It returns when the pod has begun.
 func (c *Cluster) send(t *testing.T, from pod, way string, addresses ...string) *traffic {
 	t.Helper()
 	kubectl, err := c.Program("kubectl")
 	must(t, err)
 	args := append([]string{"--kubeconfig=" + c.Kubeconfig(), "exec", "-i", from.name, "--", "/bin/podtest", way}, addresses...)
 	f := &traffic{from: from, cmd: exec.CommandContext(t.Context(), kubectl, args...)} // #nosec G204 -- the test's own words
-	f.cmd.Stdout, f.cmd.Stderr = &f.out, &f.err
+	f.cmd.Stderr = &f.err
 	f.stdin, err = f.cmd.StdinPipe()
 	must(t, err)
+	out, err := f.cmd.StdoutPipe()
+	must(t, err)
+	f.out = bufio.NewReader(out)
 	must(t, namespace.Do(c.CP.Netns, f.cmd.Start))
+	if line, err := f.out.ReadString('\n'); err != nil || line != "sending\n" {
+		t.Fatalf("traffic from the pod on %s does not begin: %q (%v): %s", from.node, line, errors.Join(err, f.cmd.Wait()), f.err.String())
+	}
 	return f
 }
 
@@ -41,11 +49,12 @@ func (c *Cluster) send(t *testing.T, from pod, way string, addresses ...string) 
 func (f *traffic) stop(t *testing.T) podtest.Report {
 	t.Helper()
 	must(t, f.stdin.Close())
-	if err := f.cmd.Wait(); err != nil {
-		t.Fatalf("traffic from the pod on %s: %v: %s%s", f.from.node, err, f.err.String(), f.out.String())
+	out, err := io.ReadAll(f.out)
+	if err := errors.Join(err, f.cmd.Wait()); err != nil {
+		t.Fatalf("traffic from the pod on %s: %v: %s%s", f.from.node, err, f.err.String(), out)
 	}
 	var r podtest.Report
-	must(t, json.Unmarshal(f.out.Bytes(), &r))
+	must(t, json.Unmarshal(out, &r))
 	return r
 }
 

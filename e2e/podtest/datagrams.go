@@ -55,7 +55,7 @@ func Datagrams(ctx context.Context, address string) (Flow, error) {
 // enlarge lets a socket hold what comes while its program waits for a processor,
 // for seconds. A pod without CAP_NET_ADMIN has to do with what each may have.
 func enlarge(socket any) {
-	const size = 8 << 20 // 10 000 small datagrams
+	const size = 32 << 20 // 40 000 small datagrams
 	conn, ok := socket.(syscall.Conn)
 	if !ok {
 		return

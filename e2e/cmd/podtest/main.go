@@ -23,7 +23,7 @@ const usage = `usage: podtest pause              wait for a signal
        podtest get URL...         print what servers answer, one in a line
        podtest dns ADDR N         ask a name server N times; print the answers, one in a line
        podtest flow ADDR...       send 1000 datagrams a second to the echo of each address until the
-                                  standard input ends, and print a report
+                                  standard input ends; print a line at the start, and a report
        podtest stream ADDR...     the same, 100 messages a second by a TCP connection`
 
 // longest is for how long a flow lasts whose end nobody asks for.
@@ -77,7 +77,8 @@ func show(text string, err error) error {
 	return err
 }
 
-// send sends until the standard input ends, and prints the report in JSON.
+// send sends until the standard input ends, and prints a line at
+// the start and the report in JSON at the end.
 func send(ctx context.Context, addresses []string, way func(context.Context, string) (podtest.Flow, error)) error {
 	ctx, stop := context.WithTimeout(ctx, longest)
 	defer stop()
@@ -85,6 +86,7 @@ func send(ctx context.Context, addresses []string, way func(context.Context, str
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		stop()
 	}()
+	fmt.Println("sending")
 	report, err := podtest.Send(ctx, addresses, way)
 	return errors.Join(json.NewEncoder(os.Stdout).Encode(report), err)
 }
