@@ -28,7 +28,7 @@ func testHelmUninstall(t *testing.T, c *Cluster, before map[string]string) {
 	}
 	c.helm(t, "upgrade", "godwit", chartDir, "--reset-then-reuse-values", "--set", "uninstall=true")
 	kubectl("-n", "godwit-system", "rollout", "status", "daemonset/godwit-agent", "--timeout=2m")
-	kubectl("delete", "ipblocks,ippools", "--all", "--wait", "--timeout=1m")
+	kubectl("delete", "ipblocks,ipclaims,ippools", "--all", "--wait", "--timeout=1m")
 	c.helm(t, "uninstall", "godwit", "--wait", "--timeout", "2m")
 	kubectl("delete", "-f", chartDir+"/crds", "--wait", "--timeout=1m")
 	t.Logf("uninstalled in %.1f s", time.Since(start).Seconds())

@@ -26,7 +26,7 @@ func testUninstall(t *testing.T, c *Cluster, before map[string]string) {
 		{"apply", "-k", filepath.Join(configDir, "uninstall")},
 		{"-n", "godwit-system", "rollout", "status", "daemonset/godwit-uninstall", "--timeout=2m"},
 		{"delete", "-k", filepath.Join(configDir, "uninstall"), "--cascade=foreground", "--wait", "--timeout=2m"},
-		{"delete", "ipblocks,ippools", "--all", "--wait", "--timeout=1m"},
+		{"delete", "ipblocks,ipclaims,ippools", "--all", "--wait", "--timeout=1m"},
 		{"delete", "-k", filepath.Join(configDir, "default"), "--ignore-not-found", "--wait", "--timeout=2m"},
 	} {
 		_, err := c.Kubectl(t.Context(), args...)
