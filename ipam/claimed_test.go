@@ -230,3 +230,19 @@ func TestNoClaimOfWhatIsAnnounced(t *testing.T) {
 		}
 	})
 }
+
+// The address that was claimed first stays while the store takes its time for the
+// second.
+func TestClaimsOfBothFamiliesWithASlowStore(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		b := newBed(t, claimsPool("fixed", "10.9.0.0/28"), claimsPool("fixed6", "fd00:9::/120"))
+		b.store.Before = func(context.Context, ipamtest.Call) error {
+			time.Sleep(700 * time.Millisecond)
+			return nil
+		}
+		defer b.run()()
+		if got, err := b.claim("a", "pod default/web 1", nil, "10.9.0.7", "fd00:9::7"); err != nil || got != "10.9.0.7 fd00:9::7" {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+}
