@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -43,6 +44,17 @@ func TestReflectors(t *testing.T) {
 		})
 		t.Logf("from a mesh of 15 sessions to reflectors %v, with 12, in %v", reflectors, took)
 	})
+	// A claimed address moves by way of the reflectors.
+	claimed := netip.MustParseAddr("172.26.0.10")
+	c := newClaimants(ctx, t, l, claimed.String())
+	for _, n := range []string{"n1", "n2"} {
+		begin := time.Now()
+		c.must(n, "db", claimed.String())
+		c.routed(claimed, n)
+		t.Logf("a claimed address is routed to %s by all others %v after its pod came there", n, time.Since(begin).Round(time.Millisecond))
+		c.del(n, "db")
+	}
+	c.end()
 	for i, lost := range reflectors[:2] {
 		underTraffic(t, l, fmt.Sprintf("the loss of reflector %s: %d of %d are left", lost, len(reflectors)-i-1, len(reflectors)), func() {
 			if err := l.Group.Kill(ctx, lab.AgentProcess(lost)); err != nil {

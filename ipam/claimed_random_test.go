@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,24 +34,40 @@ type claimWorld struct {
 	nodes []*bed
 	stops []func()
 	pods  map[string]int // container to node
-	fails bool
 	next  int
 	won   int
 	log   []string
+
+	mu    sync.Mutex
+	fails bool       // the store does, now and then
+	luck  *rand.Rand // by this
+}
+
+func (w *claimWorld) setFails(fails bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fails = fails
+}
+
+// failing tells, once in so many times, that the store fails.
+func (w *claimWorld) failing(once int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.fails && w.luck.IntN(once) == 0
 }
 
 func claimsAtRandom(t *testing.T, r *rand.Rand) {
 	fixed := claimsPool("fixed", "10.9.0.0/30")
-	w := &claimWorld{T: t, r: r, pods: map[string]int{}}
+	w := &claimWorld{T: t, r: r, pods: map[string]int{}, luck: rand.New(rand.NewPCG(r.Uint64(), 1))}
 	first := newBed(t)
 	first.store.Before = func(context.Context, ipamtest.Call) error {
-		if w.fails && r.IntN(3) == 0 {
+		if w.failing(3) {
 			return errors.New("no answer")
 		}
 		return nil
 	}
 	first.store.After = func(context.Context, ipamtest.Call) error {
-		if w.fails && r.IntN(4) == 0 {
+		if w.failing(4) {
 			return errors.New("the answer got lost")
 		}
 		return nil
@@ -63,7 +80,7 @@ func claimsAtRandom(t *testing.T, r *rand.Rand) {
 		w.step(fixed)
 		w.check()
 	}
-	w.fails = false
+	w.setFails(false)
 	for container, n := range w.pods {
 		w.nodes[n].del(container)
 	}
@@ -113,7 +130,7 @@ func (w *claimWorld) step(pools ...ipam.Pool) {
 		}
 		w.stops[i] = n.run()
 	case what < 9:
-		w.fails = !w.fails
+		w.setFails(!w.fails)
 	default:
 		time.Sleep(time.Duration(w.r.IntN(20000)) * time.Millisecond)
 	}

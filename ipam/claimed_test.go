@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -170,9 +171,9 @@ func TestClaimsWhileTheStoreIsAway(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		fixed := claimsPool("fixed", "10.9.0.0/28")
 		b := newBed(t, fixed)
-		away := false
+		var away atomic.Bool
 		b.store.Before = func(context.Context, ipamtest.Call) error {
-			if away {
+			if away.Load() {
 				return errors.Join(ipam.ErrUntouched, errors.New("away"))
 			}
 			return nil
@@ -183,7 +184,7 @@ func TestClaimsWhileTheStoreIsAway(t *testing.T) {
 		}
 		synctest.Wait()
 		stop()
-		away = true
+		away.Store(true)
 		b.open(fixed) // from its checkpoint
 		held := block("10.9.0.7/32", "fixed", "n1")
 		held.Holder = "pod default/web 1"
@@ -199,7 +200,7 @@ func TestClaimsWhileTheStoreIsAway(t *testing.T) {
 			t.Errorf("a new claim: %v", err)
 		}
 		b.del("b")
-		away = false
+		away.Store(false)
 		// Another pod on the node: the store is told that it has the address now.
 		time.Sleep(30 * time.Second)
 		if _, err := b.claim("d", "pod default/web 2", nil, "10.9.0.7"); err != nil {
@@ -216,15 +217,16 @@ func TestClaimsWhileTheStoreIsAway(t *testing.T) {
 func TestNoClaimOfWhatIsAnnounced(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		b := newBed(t, claimsPool("fixed", "10.9.0.0/28"))
-		announced := true
-		b.opts.Elsewhere = func(p netip.Prefix) bool { return announced && p.String() == "10.9.0.7/32" }
+		var announced atomic.Bool
+		announced.Store(true)
+		b.opts.Elsewhere = func(p netip.Prefix) bool { return announced.Load() && p.String() == "10.9.0.7/32" }
 		b.open(claimsPool("fixed", "10.9.0.0/28"))
 		var held *ipam.HeldError
 		if _, err := b.claim("a", "pod default/web 1", nil, "10.9.0.7"); !errors.As(err, &held) || !strings.Contains(err.Error(), "still announced") {
 			t.Errorf("claim: %v", err)
 		}
 		b.wantStore()
-		announced = false
+		announced.Store(false)
 		if _, err := b.claim("a", "pod default/web 1", nil, "10.9.0.7"); err != nil {
 			t.Error(err)
 		}
