@@ -64,7 +64,7 @@ func TestReflectorsAreSpreadAndStay(t *testing.T) {
 }
 
 func TestAutoHasMoreReflectorsInALargerCluster(t *testing.T) {
-	for nodes, want := range map[int]int{101: 3, 500: 3, 501: 4, 5000: 30} {
+	for nodes, want := range map[int]int{101: 4, 133: 4, 134: 5, 1000: 30, 1001: 38, 5000: 185} {
 		p := &Plan{nodes: make([]*node, nodes)}
 		if got := p.reflectorsWanted(); got != want {
 			t.Errorf("%d nodes have %d reflectors, want %d", nodes, got, want)
