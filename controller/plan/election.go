@@ -125,16 +125,60 @@ func spread(candidates []*node, want int) []*node {
 func (n *node) zone() string { return n.labels[corev1.LabelTopologyZone] }
 func (n *node) rack() string { return n.zone() + "/" + n.labels[rackLabel] }
 
-// choose returns the reflectors of a node: the first of its own zone when there
-// is one, the others of other zones as far as there are. Among equals a hash of
-// both names decides, so that another reflector changes little.
-func (p *Plan) choose(n *node, reflectors []*node) []*node {
-	rest := make([]choice, 0, len(reflectors))
-	for _, r := range reflectors {
-		if _, ok := n.reach(r); ok && r != n {
-			zone := r.zone()
-			rest = append(rest, choice{r, n.lacks(r), zone, zone != n.zone(), rendezvous(n.name, r.name)})
+// assign chooses the reflectors of nodes. They keep those that they have, as far as
+// that is right for their zones and no reflector has many more clients than others
+// have, so that another reflector changes little; new nodes get those with the fewest.
+func (p *Plan) assign(nodes, reflectors []*node) {
+	if len(reflectors) == 0 {
+		return
+	}
+	// Half as many again as all have on average is not too many.
+	limit := (3*len(nodes)*p.redundancy() + 2*len(reflectors) - 1) / (2 * len(reflectors))
+	load := make(map[*node]int, len(reflectors))
+	kept := make([]map[*node]bool, len(nodes))
+	for i, n := range nodes {
+		before := n.serversBefore()
+		if len(before) == 0 {
+			continue
 		}
+		kept[i] = make(map[*node]bool)
+		for _, r := range reflectors {
+			if before[r.name] {
+				kept[i][r] = load[r] < limit
+				load[r]++
+			}
+		}
+	}
+	for i, n := range nodes {
+		n.servers = p.choose(n, reflectors, kept[i], load, limit)
+		for _, r := range n.servers {
+			if _, had := kept[i][r]; !had {
+				load[r]++
+			}
+		}
+		for r := range kept[i] {
+			if !slices.Contains(n.servers, r) {
+				load[r]--
+			}
+		}
+	}
+}
+
+// choose returns the reflectors of a node: the first of its own zone when there
+// is one, the others of other zones as far as there are. had has those that it had,
+// and whether each of them has room for it; others have with fewer clients than the
+// limit. Among equals a hash of both names decides.
+func (p *Plan) choose(n *node, reflectors []*node, had map[*node]bool, load map[*node]int, limit int) []*node {
+	rest := make([]choice, 0, len(reflectors))
+	zone := n.zone()
+	for _, r := range reflectors {
+		if _, ok := n.reach(r); !ok || r == n {
+			continue
+		}
+		c := choice{reflector: r, lacks: n.lacks(r), zone: r.zone(), load: load[r], weight: rendezvous(n.name, r.name)}
+		room, known := had[r]
+		c.other, c.elsewhere, c.full = !known, c.zone != zone, !room && (known || c.load >= limit)
+		rest = append(rest, c)
 	}
 	zones := make(map[string]int)
 	var chosen []*node
@@ -159,6 +203,9 @@ type choice struct {
 	lacks     int // families that it can't tell of
 	zone      string
 	elsewhere bool // not in the node's own zone
+	full      bool // it has too many clients
+	other     bool // the node did not have it
+	load      int  // its clients
 	weight    uint64
 }
 
@@ -173,7 +220,8 @@ func (c *choice) compare(o *choice, zones map[string]int) int {
 			return d
 		}
 	}
-	return cmp.Or(boolCompare(c.reflector.draining, o.reflector.draining), boolCompare(c.elsewhere, o.elsewhere), cmp.Compare(c.weight, o.weight))
+	return cmp.Or(boolCompare(c.reflector.draining, o.reflector.draining), boolCompare(c.elsewhere, o.elsewhere),
+		boolCompare(c.full, o.full), boolCompare(c.other, o.other), cmp.Compare(c.load, o.load), cmp.Compare(c.weight, o.weight))
 }
 
 // lacks counts the families of n that r can't tell it of.

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -104,6 +105,38 @@ func TestReflectorsGrowTogether(t *testing.T) {
 		if n < 9 || n > 11 {
 			t.Errorf("zone %s has %d of 30 reflectors", zone, n)
 		}
+	}
+}
+
+// More reflectors change the plans of reflectors, and of the nodes that become some:
+// the others keep theirs.
+func TestMoreReflectorsChangeFewPlans(t *testing.T) {
+	in := settle(autoCluster(300)).grown(301)
+	before := in.reflectors()
+	others := 0
+	for range 20 {
+		lines := changed(in)
+		if len(lines) == 0 {
+			break
+		}
+		reflectors := map[string]bool{}
+		for i := range in.Networks {
+			reflectors[in.Networks[i].Name] = in.Networks[i].Spec.Reflector
+		}
+		for _, line := range lines {
+			if name, _, _ := strings.Cut(line, ":"); !reflectors[name] {
+				t.Log(line)
+				others++
+			}
+		}
+		in = carryOut(in)
+	}
+	if got := in.reflectors(); before != 9 || got != 12 {
+		t.Fatalf("%d reflectors, then %d, want 9 and 12", before, got)
+	}
+	// The new node's, and those of the new reflectors twice.
+	if others > 1+2*3 {
+		t.Errorf("%d plans of others were changed, want at most 7", others)
 	}
 }
 

@@ -47,8 +47,7 @@ func (n *node) partOf(other *node) v1alpha1.Reflection {
 //
 //   - Nodes become reflectors when they have learned everything as clients of all
 //     the others, and have sessions with each other: as a reflector each is told of
-//     a node by that node's own reflectors only. At one time at most as many do as
-//     there are.
+//     a node by that node's own reflectors only.
 //   - A node that gets other reflectors keeps those it had until it has learned
 //     everything from the new ones.
 //   - A reflector that is to be none any more remains one for as long as nodes keep
@@ -85,13 +84,17 @@ func (p *Plan) planReflectors(elected []*node, first bool) {
 			retiring = append(retiring, n)
 		}
 	}
+	var choosing []*node // others are being promoted, or have what they had
 	for _, n := range rest {
 		if n.departed {
 			n.servers = n.keptServers(acting)
 		}
-		if len(n.servers) == 0 { // else it is being promoted, or has what it had
-			n.servers = p.choose(n, acting)
+		if len(n.servers) == 0 {
+			choosing = append(choosing, n)
 		}
+	}
+	p.assign(choosing, acting)
+	for _, n := range rest {
 		if !n.reflecting() {
 			p.keepServers(n, acting, retiring)
 		}
@@ -143,7 +146,7 @@ func (p *Plan) keepServers(n *node, acting, retiring []*node) {
 func (p *Plan) promote(elected []*node, acting, rest *[]*node) {
 	var candidates []*node
 	for _, n := range elected {
-		if !n.reflects && len(candidates) < len(*acting) {
+		if !n.reflects && len(candidates) < clientsEach {
 			candidates = append(candidates, n)
 		}
 	}
