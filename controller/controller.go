@@ -58,7 +58,7 @@ const (
 	countSettle = 500 * time.Millisecond
 
 	retryFirst = 100 * time.Millisecond
-	retryLast  = 30 * time.Second
+	retryLast  = 5 * time.Second
 )
 
 // Options are the settings of a controller.
