@@ -30,7 +30,7 @@ func (r *planner) createPlans(ctx context.Context, limit <-chan struct{}, p *pla
 	have := networksByName(in)
 	var changes []planChange
 	for _, name := range p.Nodes() {
-		if have[name] == nil && !r.writes.flying(name) {
+		if have[name] == nil && !r.writes.busy(name) {
 			spec, _ := p.Spec(name)
 			changes = append(changes, planChange{name, nil, &spec})
 		}
@@ -48,7 +48,7 @@ func (r *planner) writePlans(ctx context.Context, limit <-chan struct{}, p *plan
 	for _, name := range p.Nodes() {
 		spec, _ := p.Spec(name)
 		old := have[name]
-		if old != nil && apiequality.Semantic.DeepEqual(old.Spec, spec) || r.writes.flying(name) {
+		if old != nil && apiequality.Semantic.DeepEqual(old.Spec, spec) || r.writes.busy(name) {
 			continue
 		}
 		if early := r.writes.early(old, &spec); early > 0 {

@@ -25,6 +25,9 @@ const (
 	// though the cache has none: the API server may be behind, or somebody may have
 	// deleted it at once.
 	lagLimit = 30 * time.Second
+	// existsRetry is after which time a NodeNetwork that the cache does not have is
+	// created again when the API server said that it is there.
+	existsRetry = 5 * time.Second
 	// sessionSpacing is the least time between two writes of a plan for each session
 	// in it. What a write costs the API server grows with the sessions, and plans with
 	// many of them, those of reflectors, change with every node that joins: so they
@@ -53,6 +56,7 @@ type sent struct {
 	at         time.Time // of its end
 	flying     bool      // it goes on
 	created    bool      // it made the NodeNetwork
+	exists     bool      // it was to, but there was one
 	// spec is what is written, until the cache has it.
 	spec *v1alpha1.NodeNetworkSpec
 }
@@ -112,11 +116,13 @@ func (w *writes) early(old *v1alpha1.NodeNetwork, spec *v1alpha1.NodeNetworkSpec
 	return spacing - w.now().Sub(s.at)
 }
 
-// flying tells whether a write of a node's plan goes on.
-func (w *writes) flying(node string) bool {
+// busy tells whether a write of a node's plan goes on, or has found just now what
+// the cache has yet to show.
+func (w *writes) busy(node string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.sent[node].flying
+	s := w.sent[node]
+	return s.flying || s.exists && w.now().Sub(s.at) < existsRetry
 }
 
 // start starts the write of a plan, when there is room for it, and tells whether
@@ -144,9 +150,12 @@ func (w *writes) start(ctx context.Context, limit <-chan struct{}, node string, 
 		uid, generation, err := do()
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if err != nil || uid == "" {
+		switch {
+		case err == nil && uid == "" && old == nil:
+			w.sent[node] = sent{exists: true, at: w.now()}
+		case err != nil || uid == "":
 			delete(w.sent, node)
-		} else {
+		default:
 			w.sent[node] = sent{uid: uid, generation: generation, at: w.now(), created: old == nil, spec: spec}
 		}
 		if err != nil {

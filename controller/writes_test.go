@@ -78,6 +78,25 @@ func TestCreatedIsThere(t *testing.T) {
 	}
 }
 
+// What somebody else created is not created again and again until the cache has it.
+func TestExistingIsLeftForAWhile(t *testing.T) {
+	now := time.Unix(1700000000, 0)
+	w := newWrites(func() time.Time { return now })
+	spec := planOf("", 0, 7).Spec
+	if !w.start(t.Context(), nil, "n1", nil, &spec, func() (types.UID, int64, error) { return "", 0, nil }) {
+		t.Fatal("the write is not started")
+	}
+	if on, err := w.wait(t.Context(), nil); on || err != nil {
+		t.Fatal(on, err)
+	}
+	if out, _ := w.over(nil); !w.busy("n1") || len(out) != 0 {
+		t.Errorf("busy %t, there is %v", w.busy("n1"), out)
+	}
+	if now = now.Add(existsRetry); w.busy("n1") {
+		t.Errorf("after %v it is still busy", existsRetry)
+	}
+}
+
 // A plan with many sessions is written less often than one with few, and what is
 // put off is not for longer than that.
 func TestEarly(t *testing.T) {
@@ -119,8 +138,8 @@ func TestSlowWritesHoldUpNoOthers(t *testing.T) {
 	if !w.start(t.Context(), never, "n1", &old, &old.Spec, func() (types.UID, int64, error) { return "", 0, <-answer }) {
 		t.Fatal("the first write is not started")
 	}
-	if !w.flying("n1") || w.flying("n2") {
-		t.Errorf("flying: n1 %t, n2 %t", w.flying("n1"), w.flying("n2"))
+	if !w.busy("n1") || w.busy("n2") {
+		t.Errorf("busy: n1 %t, n2 %t", w.busy("n1"), w.busy("n2"))
 	}
 	if on, err := w.wait(t.Context(), reached); !on || err != nil {
 		t.Errorf("with a write that goes on: %t, %v", on, err)
