@@ -6,6 +6,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/godwit-net/godwit/internal/untiring"
 	"github.com/godwit-net/godwit/internal/version"
 )
 
@@ -25,5 +26,5 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 		return nil, fmt.Errorf("API server: %w", err)
 	}
 	c.UserAgent = "godwit-agent/" + version.Version
-	return c, nil
+	return untiring.WithFreshToken(c), nil
 }
