@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,6 +42,8 @@ type planner struct {
 	waits string
 	// reflectorsLack is why there were no route reflectors as asked.
 	reflectorsLack string
+	// services tells that the API server has ServiceCIDRs.
+	services bool
 	// settled tells that the last plan waits for no report of an agent.
 	settled atomic.Bool
 }
@@ -55,7 +58,15 @@ func (r *planner) setUp(mgr manager.Manager) error {
 	// because a decision not to write may have been made on an old copy.
 	every := builder.WithPredicates(predicate.ResourceVersionChangedPredicate{})
 	spec := builder.WithPredicates(predicate.GenerationChangedPredicate{})
-	return builder.ControllerManagedBy(mgr).
+	b := builder.ControllerManagedBy(mgr)
+	var err error
+	if r.services, err = hasServiceCIDRs(mgr.GetRESTMapper()); err != nil {
+		return err
+	}
+	if r.services {
+		b = b.Watches(&networkingv1.ServiceCIDR{}, on, spec)
+	}
+	return b.
 		Named("planner").
 		WithOptions(retries()).
 		Watches(&corev1.Node{}, on, builder.WithPredicates(nodeChanged())).
@@ -78,6 +89,19 @@ func (r *planner) forgetting(on handler.Funcs) handler.Funcs {
 		then(ctx, e, q)
 	}
 	return on
+}
+
+// hasServiceCIDRs tells whether the API server has ServiceCIDRs, as since Kubernetes
+// 1.33. Without them nobody says which addresses are the Services'.
+func hasServiceCIDRs(mapper apimeta.RESTMapper) (bool, error) {
+	_, err := mapper.RESTMapping(networkingv1.SchemeGroupVersion.WithKind("ServiceCIDR").GroupKind(), networkingv1.SchemeGroupVersion.Version)
+	if apimeta.IsNoMatchError(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("find out whether the API server has ServiceCIDRs: %w", err)
+	}
+	return true, nil
 }
 
 // Reconcile makes the plan and carries it out. What fails is tried again and
@@ -148,15 +172,20 @@ func (r *planner) read(ctx context.Context) (plan.Input, error) {
 		networks v1alpha1.NodeNetworkList
 		config   v1alpha1.BGPConfig
 		network  v1alpha1.NetworkConfig
+		services networkingv1.ServiceCIDRList
 	)
-	for _, list := range []client.ObjectList{&nodes, &peers, &filters, &pools, &blocks, &networks} {
+	lists := []client.ObjectList{&nodes, &peers, &filters, &pools, &blocks, &networks}
+	if r.services {
+		lists = append(lists, &services)
+	}
+	for _, list := range lists {
 		if err := r.client.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
 			return plan.Input{}, fmt.Errorf("read %T: %w", list, err)
 		}
 	}
 	in := plan.Input{
 		Nodes: nodes.Items, Peers: peers.Items, Filters: filters.Items,
-		Pools: pools.Items, Blocks: blocks.Items, Networks: networks.Items,
+		Pools: pools.Items, Blocks: blocks.Items, Networks: networks.Items, Services: services.Items,
 	}
 	there, err := r.get(ctx, v1alpha1.BGPConfigName, &config)
 	if err != nil {
