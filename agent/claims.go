@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -41,13 +42,16 @@ func (a *Agent) claimsOf(ctx context.Context, w wishes, pod cni.Pod) ([]ipam.Add
 		}
 	}
 	a.state.mu.Lock()
-	pools := a.state.desired.pools
+	pools, lacking := a.state.desired.pools, maps.Clone(a.state.lacking)
 	a.state.mu.Unlock()
 	claims := make([]ipam.AddressClaim, 0, len(addresses))
 	for _, addr := range addresses {
 		i := slices.IndexFunc(pools, func(p ipam.Pool) bool { return p.Claims && p.CIDR.Contains(addr) })
 		if i < 0 {
 			return nil, &ipam.UnusableAddressError{Address: addr, Reason: "no IP pool with allocation Claims that this node was told of has it (see kubectl get ippools)"}
+		}
+		if err := lacking[pools[i].Name]; err != nil {
+			return nil, &ipam.UnusableAddressError{Address: addr, Reason: fmt.Sprintf("IP pool %s gives out no addresses on this node: %v", pools[i].Name, err)}
 		}
 		claim := ipam.AddressClaim{Address: addr, Pool: pools[i].Name}
 		if !w.byPod && !slices.Contains(held, claim) {

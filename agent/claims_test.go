@@ -196,6 +196,10 @@ func testClaims(t *testing.T, cfg *rest.Config, c client.Client) {
 	fails("of no pool", n2, "web-1", "172.27.0.1", "no IP pool with allocation Claims")
 	fails("none by the pod's name", n2, "web-1", "by-pod", "no IPClaim names pod default/web-1")
 
+	n2.state.lacking = map[string]error{"fixed": errors.New("there is no tunnel")}
+	fails("of a pool without its tunnel", n2, "db-x8", "172.26.0.10", "IP pool fixed gives out no addresses on this node: there is no tunnel")
+	n2.state.lacking = nil
+
 	// It moves: the old pod goes while the new one waits.
 	go func() {
 		time.Sleep(200 * time.Millisecond)

@@ -57,8 +57,9 @@ func choosePools(ctx context.Context, choices []poolChoice, namespace string, re
 // choosePools chooses the pools of the families for which a pod has no claim: those
 // that the pod names, else those that its namespace does, else by selectors.
 func (a *Agent) choosePools(ctx context.Context, w wishes, claims []ipam.AddressClaim, namespace string) ([]string, error) {
+	choices := a.state.choices()
 	a.state.mu.Lock()
-	choices, namespacesChoose := a.state.desired.choices, a.state.desired.namespacesChoose
+	namespacesChoose := a.state.desired.namespacesChoose
 	a.state.mu.Unlock()
 	if len(w.pools) == 0 && namespacesChoose && namespace != "" {
 		chosen, err := a.namespaces.chosen(ctx, namespace)

@@ -57,6 +57,7 @@ func TestController(t *testing.T) {
 		{"topologies change", testTopology},
 		{"figures of pools", testFigures},
 		{"pools that fill", testPoolsFill},
+		{"pools of others' addresses", testForeignAddresses},
 		{"pools that are to go", testPoolsGo},
 		{"claims", testClaims},
 		{"namespaces that choose pools", testNamespacesChoose},

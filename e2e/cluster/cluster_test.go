@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -73,8 +72,9 @@ func keepLogs(t *testing.T, c *Cluster) {
 	if dir == "" {
 		return
 	}
-	for _, name := range append([]string{""}, "n1", "n2", "n3") {
-		if err := os.CopyFS(filepath.Join(dir, "cluster", name, fmt.Sprint(time.Now().Unix())), os.DirFS(c.path(name, "log"))); err != nil {
+	dir = filepath.Join(dir, "cluster", time.Now().UTC().Format("20060102T150405"))
+	for _, name := range []string{"", "n1", "n2", "n3"} {
+		if err := os.CopyFS(filepath.Join(dir, name), os.DirFS(c.path(name, "log"))); err != nil {
 			t.Log(err)
 		}
 	}
@@ -100,11 +100,15 @@ func testInstall(t *testing.T, c *Cluster) {
 func testUpgradeAndReboot(t *testing.T, c *Cluster) {
 	each, start := c.pods(t, "each"), time.Now()
 	streams := []*traffic{c.send(t, each[0], "stream", each[1].echo()), c.send(t, each[1], "stream", each[0].echo())}
-	t.Run("upgrade", func(t *testing.T) { testUpgrade(t, c) })
+	if !t.Run("upgrade", func(t *testing.T) { testUpgrade(t, c) }) {
+		t.FailNow()
+	}
 	// The pods that did nothing go meanwhile.
 	_, err := c.Kubectl(t.Context(), "delete", "deployment", "idle", "--wait=false")
 	must(t, err)
-	t.Run("reboot", func(t *testing.T) { testReboot(t, c) })
+	if !t.Run("reboot", func(t *testing.T) { testReboot(t, c) }) {
+		t.FailNow()
+	}
 	<-time.After(time.Until(start.Add(65 * time.Second)))
 	checkStreams(t, time.Minute, streams...)
 }

@@ -80,19 +80,22 @@ func sizes(t *testing.T, c *Cluster) {
 	t.Helper()
 	archive, err := os.Stat(c.Images[0])
 	must(t, err)
-	stored, err := c.Kubectl(t.Context(), "get", "node", "n2", "-o", `jsonpath={range .status.images[*]}{.names[*]}{" "}{.sizeBytes}{"\n"}{end}`)
-	must(t, err)
-	for line := range strings.Lines(stored) {
-		if strings.Contains(line, currentImage) {
-			t.Logf("image %s: %.1f MB as containerd counts, %.1f MB as an archive", currentImage, float64(number(line[strings.LastIndexByte(strings.TrimSpace(line), ' '):]))/1e6, float64(archive.Size())/1e6)
-		}
+	t.Logf("image %s: %.1f MB, its layers compressed", currentImage, float64(archive.Size())/1e6)
+	var files []string
+	for _, name := range []string{"bin/*", "cni/*"} {
+		more, err := filepath.Glob(filepath.Join(filepath.Dir(c.Images[0]), "tree", "*", name))
+		must(t, err)
+		files = append(files, more...)
 	}
 	for _, name := range []string{"kubelet", "containerd", "kube-proxy"} {
 		path, err := c.Program(name)
 		must(t, err)
-		info, err := os.Stat(path)
+		files = append(files, path)
+	}
+	for _, file := range files {
+		info, err := os.Stat(file)
 		must(t, err)
-		t.Logf("program %s: %.1f MB", name, float64(info.Size())/1e6)
+		t.Logf("program %-18s %6.1f MB", filepath.Base(file), float64(info.Size())/1e6)
 	}
 }
 

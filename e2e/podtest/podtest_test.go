@@ -2,6 +2,7 @@ package podtest
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"net"
 	"strings"
@@ -71,7 +72,9 @@ func TestResolve(t *testing.T) {
 	if got, err := Resolve(t.Context(), conn.LocalAddr().String()); err != nil || got != "web-1" {
 		t.Fatalf("answer %q (%v), want web-1", got, err)
 	}
-	if got, err := Resolve(t.Context(), conn.LocalAddr().String()); err == nil {
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if got, err := Resolve(ctx, conn.LocalAddr().String()); err == nil {
 		t.Errorf("the first query was lost, and still there is an answer: %q", got)
 	}
 }
