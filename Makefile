@@ -211,9 +211,9 @@ soak: root kube programs lab-program ## Add and delete many pods in a lab while 
 # also when the test is interrupted.
 .PHONY: test-cluster
 test-cluster: root cluster-parts helm ## The tests on the real cluster: install, upgrade under traffic, reboot, uninstall, Helm: PREVIOUS=commit to upgrade from
-	@trap '$(CLUSTER) --prefix $(CLUSTER_TEST)- --dir /var/tmp/$(CLUSTER_TEST)-cluster down' EXIT; cd e2e; \
-	images=$$(VERSION='$(VERSION)' PREVIOUS='$(PREVIOUS)' ../scripts/cluster-images ../dist/cluster | tr , :); \
-	GODWIT_CLUSTER_IMAGES="$$images" GODWIT_E2E_NAME=$(CLUSTER_TEST) GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) \
+	@images=$$(VERSION='$(VERSION)' PREVIOUS='$(PREVIOUS)' scripts/cluster-images dist/cluster | tr , :); \
+	trap '$(CLUSTER) --prefix $(CLUSTER_TEST)- --dir /var/tmp/$(CLUSTER_TEST)-cluster down' EXIT; \
+	cd e2e; GODWIT_CLUSTER_IMAGES="$$images" GODWIT_E2E_NAME=$(CLUSTER_TEST) GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) \
 		go test -count=1 -timeout 20m -v -run '$(CLUSTER_TESTS)' ./cluster
 
 .PHONY: bench
