@@ -2,10 +2,13 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
+	"net/url"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/godwit-net/godwit/internal/untiring"
 	"github.com/godwit-net/godwit/internal/version"
 )
 
@@ -25,5 +28,16 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 		return nil, fmt.Errorf("API server: %w", err)
 	}
 	c.UserAgent = "godwit-agent/" + version.Version
-	return c, nil
+	return untiring.WithFreshToken(c), nil
+}
+
+// addressOf returns the address of the API server, or none where it is reached by
+// a name.
+func addressOf(c *rest.Config) netip.Addr {
+	u, err := url.Parse(c.Host)
+	if err != nil {
+		return netip.Addr{}
+	}
+	a, _ := netip.ParseAddr(u.Hostname())
+	return a
 }
