@@ -54,6 +54,8 @@ func TestLab(t *testing.T) {
 		{"LinkFlap", testLinkFlap},
 		{"PluginChain", testPluginChain},
 		{"BadRequests", testBadRequests},
+		{"BadSettings", testBadSettings},
+		{"Leftovers", testLeftovers},
 		{"DeletedNode", testDeletedNode},
 		{"DepartedNode", testDepartedNode},
 		{"PoolMigration", testPoolMigration},
