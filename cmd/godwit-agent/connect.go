@@ -26,5 +26,5 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 		return nil, fmt.Errorf("API server: %w", err)
 	}
 	c.UserAgent = "godwit-agent/" + version.Version
-	return untiring.WithFreshToken(c), nil
+	return untiring.Config(c), nil
 }
