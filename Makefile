@@ -43,6 +43,7 @@ CNI_PLUGINS := $(addprefix github.com/containernetworking/plugins/plugins/,meta/
 CLUSTER_KUBE    := $(addprefix k8s.io/kubernetes/cmd/,kube-controller-manager kube-proxy kube-scheduler kubelet)
 CLUSTER_RUNTIME := $(addprefix github.com/containerd/containerd/v2/cmd/,containerd containerd-shim-runc-v2 ctr)
 CLUSTER         := $(BIN)/cluster --bin $(TOOLS)
+CLUSTER_TEST    := gwcl
 
 .PHONY: help
 help: ## Show what can be made
@@ -88,7 +89,7 @@ endif
 ## A real cluster
 
 .PHONY: cluster cluster-down cluster-parts
-cluster: root cluster-parts ## Bring up a real Kubernetes cluster with Godwit: 3 kubelets, containerd, kube-proxy (12 minutes the first time)
+cluster: root cluster-parts ## Bring up a real Kubernetes cluster with Godwit: 3 kubelets, containerd, kube-proxy (15 minutes the first time)
 	@$(CLUSTER) up --image "$$(VERSION='$(VERSION)' scripts/cluster-images dist/cluster)"
 
 cluster-down: ## Take the real cluster down, and leave nothing behind
@@ -98,12 +99,13 @@ cluster-parts: kube $(TOOLS)/.cluster
 	@mkdir -p $(BIN)
 	@cd e2e && CGO_ENABLED=0 go build -trimpath -o $(BIN)/ ./cmd/cluster ./cmd/podtest
 
+# Compiled with the flags of .kube, with which they have most packages in common.
 $(TOOLS)/.cluster: e2e/kube/cluster/go.mod e2e/kube/cluster/go.sum e2e/kube/runtime/go.mod e2e/kube/runtime/go.sum scripts/build
 	@scripts/install-packages $(CLUSTER_PACKAGES)
 	@echo "==> building kubelet, containerd and what belongs to them from their modules"
-	@GO_BUILD_FLAGS='-trimpath -ldflags=-s' scripts/build e2e/kube/cluster $(TOOLS) $(CLUSTER_KUBE)
-	@GO_BUILD_FLAGS='-trimpath -ldflags=-s' scripts/build e2e/kube/runtime $(TOOLS) $(CLUSTER_RUNTIME)
-	@CGO_ENABLED=1 GO_BUILD_FLAGS='-trimpath -tags=seccomp' scripts/build e2e/kube/runtime $(TOOLS) github.com/opencontainers/runc
+	@GO_BUILD_FLAGS=-ldflags=-s scripts/build e2e/kube/cluster $(TOOLS) $(CLUSTER_KUBE)
+	@GO_BUILD_FLAGS=-ldflags=-s scripts/build e2e/kube/runtime $(TOOLS) $(CLUSTER_RUNTIME)
+	@CGO_ENABLED=1 GO_BUILD_FLAGS=-tags=seccomp scripts/build e2e/kube/runtime $(TOOLS) github.com/opencontainers/runc
 	@touch $@
 
 ## The programs
@@ -139,6 +141,13 @@ $(TOOLS)/.kube: e2e/kube/go.mod e2e/kube/go.sum scripts/build
 	@scripts/build e2e/kube $(TOOLS) $(CONTROL) $(CNI_PLUGINS)
 	@touch $@
 
+# For the chart's tests; none of the lab's parts.
+.PHONY: helm
+helm: $(TOOLS)/.helm
+$(TOOLS)/.helm: tools/helm/go.mod tools/helm/go.sum scripts/build
+	@scripts/build tools/helm $(TOOLS) helm.sh/helm/v4/cmd/helm
+	@touch $@
+
 .PHONY: tools
 tools: $(TOOLS)/.tools
 $(TOOLS)/.tools: tools/go.mod tools/go.sum scripts/build
@@ -159,12 +168,12 @@ root:
 .PHONY: test test-unit test-race test-image test-e2e test-vm
 test: root verify lint test-race test-image test-e2e test-vm ## Run everything that CI runs
 
-test-unit: kube ## The inner loop: package tests, on the real kernel and API server
+test-unit: kube helm ## The inner loop: package tests, on the real kernel and API server
 	@scripts/install-packages $(LAB_PACKAGES)
 	@echo "==> package tests"
 	@go test -shuffle=on ./...
 
-test-race: kube
+test-race: kube helm
 	@scripts/install-packages $(TEST_PACKAGES)
 	@echo "==> package tests with the race detector"
 	@GORACE=suppressions=$(CURDIR)/scripts/race-suppressions CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m ./...
@@ -198,11 +207,14 @@ soak: root kube programs lab-program ## Add and delete many pods in a lab while 
 	@scripts/install-packages $(LAB_PACKAGES)
 	@cd e2e && GODWIT_SOAK_PODS=$(or $(PODS),10000) GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -v -timeout 60m -run '^TestSoak$$' .
 
-# Not a part of `make test`: what it needs takes too long to build.
+# Not a part of `make test`: what it needs takes too long to build. The cluster goes
+# also when the test is interrupted.
 .PHONY: test-cluster
-test-cluster: root cluster-parts ## The tests on the real cluster: install, reach, upgrade under traffic, uninstall
-	@cd e2e && GODWIT_CLUSTER_IMAGES="$$(VERSION='$(VERSION)' ../scripts/cluster-images ../dist/cluster | tr , :)" \
-		GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -timeout 20m -v -run '$(CLUSTER_TESTS)' ./cluster
+test-cluster: root cluster-parts helm ## The tests on the real cluster: install, upgrade under traffic, reboot, uninstall, Helm: PREVIOUS=commit to upgrade from
+	@trap '$(CLUSTER) --prefix $(CLUSTER_TEST)- --dir /var/tmp/$(CLUSTER_TEST)-cluster down' EXIT; cd e2e; \
+	images=$$(VERSION='$(VERSION)' PREVIOUS='$(PREVIOUS)' ../scripts/cluster-images ../dist/cluster | tr , :); \
+	GODWIT_CLUSTER_IMAGES="$$images" GODWIT_E2E_NAME=$(CLUSTER_TEST) GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) \
+		go test -count=1 -timeout 20m -v -run '$(CLUSTER_TESTS)' ./cluster
 
 .PHONY: bench
 bench: root kube programs ## Measure against reference plugins, BIRD and FRR, in the same run
@@ -221,11 +233,11 @@ scale: root kube programs ## Measure the control plane with simulated nodes: NOD
 ## The house
 
 .PHONY: generate verify lint fmt
-generate: tools kube ## Generate CRDs, install.yaml, deep copies and the CNI service's code
+generate: tools kube ## Generate CRDs, install.yaml, the chart's copies, deep copies and the CNI service's code
 	@scripts/install-packages protobuf-compiler
 	@controller-gen object:headerFile=/dev/null paths=./api/v1alpha1/...
 	@controller-gen crd paths=./api/v1alpha1/... output:crd:dir=config/crd
-	@GODWIT_UPDATE_GOLDENS=1 go test -count=1 -run '^TestInstallFile$$' ./config >/dev/null
+	@GODWIT_UPDATE_GOLDENS=1 go test -count=1 -run '^Test(InstallFile|Generated)$$' ./config ./charts >/dev/null
 	@protoc --go_out=. --go_opt=module=github.com/godwit-net/godwit \
 		--go-ttrpc_out=. --go-ttrpc_opt=module=github.com/godwit-net/godwit api/cni/cni.proto
 
@@ -234,7 +246,8 @@ verify: generate ## Check that generated files and modules are as committed
 	@go mod tidy -diff
 	@cd e2e && go mod tidy -diff
 	@cd tools/image && go mod tidy -diff
-	@git diff --exit-code -- api config go.mod go.sum || { echo "error: generated files differ: run 'make generate' and commit" >&2; exit 1; }
+	@cd tools/helm && go mod tidy -diff
+	@git diff --exit-code -- api config charts go.mod go.sum || { echo "error: generated files differ: run 'make generate' and commit" >&2; exit 1; }
 
 lint: $(TOOLS)/.golangci-lint ## Run go vet and golangci-lint over the modules
 	@echo "==> linting"

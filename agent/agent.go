@@ -22,6 +22,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/godwit-net/godwit/agent/others"
 	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/bgp/unnumbered"
@@ -65,6 +67,11 @@ type Options struct {
 	Sysctls string
 
 	Client client.WithWatch
+	// APIServer is the address at which the API server is reached, if it is known: no
+	// pod may have it.
+	APIServer netip.Addr
+	// Others looks for what other pod networks have on the node; nil: nobody does.
+	Others func() ([]others.Find, error)
 	// Events takes events about the node; nil: nobody does.
 	Events record.EventRecorder
 	// NewSpeaker makes the BGP speaker. restarting tells that routes of an earlier
@@ -101,6 +108,8 @@ type Agent struct {
 
 	looping, reporting *pulse
 	configured         atomic.Bool // runtimes were told to use Godwit
+	noCRDs             atomic.Bool // the API server does not know Godwit's kinds
+	around             around
 
 	plans  chan plan         // the newest from the API; holds at most one
 	blocks chan []ipam.Block // the node's, as listed in the API
@@ -129,12 +138,34 @@ type nodeState struct {
 	tunnels     []tunnel.Status // of the tunnels that are there
 	tunnelErr   error           // what is wrong with them as a whole
 	remote      bool            // blocks of other nodes are routed as the API tells
+
+	unfit   error            // what keeps the first pass from being made
+	refused []error          // what is wrong with pools: those of the plan that are not used
+	lacking map[string]error // pools that give out no addresses, by name, as their tunnel can't be had
 }
 
+// choices are the pools that pods may have addresses of.
 func (s *nodeState) choices() []poolChoice {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.desired.choices
+	if len(s.lacking) == 0 {
+		return s.desired.choices
+	}
+	return slices.DeleteFunc(slices.Clone(s.desired.choices), func(c poolChoice) bool { return s.lacking[c.name] != nil })
+}
+
+// troubles is what is wrong with pools, for those who get no address.
+func (s *nodeState) troubles() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	errs := slices.Clone(s.refused)
+	for name, err := range s.lacking {
+		errs = append(errs, fmt.Errorf("pool %s: %w", name, err))
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return errors.New(joined(errs))
 }
 
 // New opens everything that an agent needs on its node, and takes over what an
@@ -157,7 +188,9 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		looping:    newPulse("the agent's loop"),
 		reporting:  newPulse("the reporter of the node's status"),
 		rewrite:    make(chan struct{}, 1),
+		around:     around{look: o.Others},
 	}
+	a.around.see(time.Now(), a.log)
 	for _, dir := range []string{o.RunDir, o.StateDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make the agent's folder: %w", err)
@@ -311,6 +344,8 @@ func (a *Agent) ready() error {
 	a.state.mu.Lock()
 	defer a.state.mu.Unlock()
 	switch {
+	case a.state.plan == nil && a.noCRDs.Load():
+		return fmt.Errorf("the API server does not know Godwit's kinds: install the CRDs (kubectl apply -k config/crd, or charts/godwit/crds)")
 	case a.state.plan == nil:
 		return fmt.Errorf("node %s has no plan yet: see that godwit-controller runs and that kubectl get nodenetwork %s shows a plan", a.o.Node, a.o.Node)
 	case !a.state.blocksKnown:
@@ -322,7 +357,7 @@ func (a *Agent) ready() error {
 // report writes the node's status, as long as ctx lasts.
 func (a *Agent) report(ctx context.Context) {
 	w := newStatusWriter(a.o.Client, a.o.Node)
-	events, suspects := newTeller(a.o.Events, a.o.Node), suspicion{}
+	events, suspects := newTeller(a.o.Events, a.o.Node, a.log), suspicion{}
 	agreement := agreement{look: a.local}
 	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
@@ -335,17 +370,22 @@ func (a *Agent) report(ctx context.Context) {
 			w.stale, w.next = true, time.Time{}
 		case now := <-tick.C:
 			a.reporting.begin()
+			finds := a.around.see(now, a.log)
 			o, ok := a.observe(ctx)
 			if !ok {
 				a.reporting.end()
 				continue
 			}
-			o.differ = agreement.differences(ctx, now)
-			suspects.weigh(o.sessions, now)
-			events.look(o.desired.expected(o.sessions), now)
+			o.finds = finds
+			if o.unfit == nil {
+				o.differ = agreement.differences(ctx, now)
+				suspects.weigh(o.sessions, now)
+				events.look(o.desired.expected(o.sessions), now)
+			}
 			wctx, cancel := context.WithTimeout(ctx, writeTimeout)
 			err := w.write(wctx, o, now)
 			cancel()
+			events.lookConditions(w.seen, now)
 			a.reporting.end()
 			if text(err) != failed && ctx.Err() == nil {
 				if failed = text(err); err != nil {
@@ -359,14 +399,18 @@ func (a *Agent) report(ctx context.Context) {
 func (a *Agent) observe(ctx context.Context) (*observation, bool) {
 	o := &observation{version: a.o.Version, notReady: a.ready()}
 	a.state.mu.Lock()
-	generation, want := a.state.observed, a.state.desired.addresses
+	generation, want, unfit := a.state.observed, a.state.desired.addresses, a.state.unfit
 	o.problems = append(o.problems, a.state.problems...)
 	o.desired, o.tunnels, o.tunnelErr, o.remote = a.state.desired, a.state.tunnels, a.state.tunnelErr, a.state.remote
 	a.state.mu.Unlock()
 	// Until a plan was carried out what an earlier life of the agent reported stands:
 	// the controller must not take the node for one that has no routes yet.
-	if generation == 0 {
+	if generation == 0 && unfit == nil {
 		return nil, false
+	}
+	if unfit != nil {
+		// Of a node on which nothing was begun there is only that to be said.
+		return &observation{version: a.o.Version, unfit: unfit}, true
 	}
 	o.generation = generation
 	o.mtu = a.poolMTU(&o.desired)
@@ -413,6 +457,9 @@ func (al allocator) Allocate(ctx context.Context, o ipam.Owner, pod cni.Pod) ([]
 		choose = w.choosePools
 	}
 	names, err := choose(ctx, al.a.state.choices(), pod.Namespace, al.a.namespaces.get)
+	if trouble := al.a.state.troubles(); err != nil && trouble != nil {
+		return nil, fmt.Errorf("%w; what is wrong with pools: %w", err, trouble)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -46,8 +46,11 @@ type transition struct {
 type teller struct {
 	events record.EventRecorder // nil: nobody listens
 	node   *corev1.ObjectReference
+	log    logger
 	all    *rate.Limiter
 	peers  map[netip.Addr]*toldPeer
+
+	conditions map[string]*toldCondition // by type
 }
 
 // toldPeer is what was seen of a session, and told.
@@ -58,14 +61,22 @@ type toldPeer struct {
 	unheard int // transitions that were too many to be told, since the last that was not
 }
 
-func newTeller(events record.EventRecorder, node string) *teller {
+func newTeller(events record.EventRecorder, node string, log logger) *teller {
 	return &teller{
+		log:    log,
 		events: events,
-		// kubectl describe node looks for events by this UID, which the kubelet uses, too.
-		node:  &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)},
-		all:   rate.NewLimiter(rate.Every(eventInterval), eventBurst),
-		peers: make(map[netip.Addr]*toldPeer),
+		node:   nodeReference(node),
+		all:    rate.NewLimiter(rate.Every(eventInterval), eventBurst),
+		peers:  make(map[netip.Addr]*toldPeer),
+
+		conditions: make(map[string]*toldCondition),
 	}
+}
+
+// nodeReference is the Node of a name. kubectl describe node looks for events by this
+// UID, which the kubelet uses, too.
+func nodeReference(name string) *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: name, UID: types.UID(name)}
 }
 
 // look compares the sessions with how they were and tells what became of them.
@@ -110,6 +121,10 @@ func (p *toldPeer) transitions(s *bgp.Session) []transition {
 	case up && !wasUp && (p.down || s.Kind == bgp.PeerExternal):
 		p.down = false
 		out = append(out, transition{false, eventSessionUp, who + " is established"})
+	case !up && !fell && !p.down && s.Kind == bgp.PeerExternal && s.LastError != "" && was.LastError == "":
+		// Refused, as for a wrong AS number: it may never come up.
+		p.down = true
+		out = append(out, transition{true, eventSessionDown, who + " does not come up" + why(s)})
 	case !up && fell && !p.down && (!s.PeerRestarting || s.Kind == bgp.PeerExternal):
 		p.down = true
 		what := who + " is down" + why(s)
@@ -135,10 +150,11 @@ func (t *teller) tell(p *toldPeer, what transition, now time.Time) {
 		p.unheard++
 		return
 	}
-	kind := corev1.EventTypeNormal
+	kind, say := corev1.EventTypeNormal, t.log.Info
 	if what.warning {
-		kind = corev1.EventTypeWarning
+		kind, say = corev1.EventTypeWarning, t.log.Warn
 	}
+	say(what.message)
 	if p.unheard > 0 {
 		what.message += fmt.Sprintf(" (%d changes of this session before were too many to be told)", p.unheard)
 		p.unheard = 0

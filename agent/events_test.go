@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -50,6 +51,17 @@ func TestEvents(t *testing.T) {
 		begin bgp.Session
 		steps []step
 	}{
+		{"a router with another AS number", torSession(), []step{
+			{same, nil},
+			{
+				func(s *bgp.Session) {
+					s.LastError = "we closed the session: error in OPEN: unexpected AS number (65001 is configured)"
+				},
+				[]string{"Warning BGPSessionDown the BGP session with peer tor1 (10.0.0.1, AS 65001) does not come up: we closed the session: error in OPEN: unexpected AS number (65001 is configured)"},
+			},
+			{same, nil},
+			{up, []string{"Normal BGPSessionUp the BGP session with peer tor1 (10.0.0.1, AS 65001) is established"}},
+		}},
 		{"a router", torSession(), []step{
 			{same, nil},
 			{up, []string{"Normal BGPSessionUp the BGP session with peer tor1 (10.0.0.1, AS 65001) is established"}},
@@ -119,7 +131,7 @@ func TestEvents(t *testing.T) {
 		}},
 	} {
 		r := record.NewFakeRecorder(100)
-		teller := newTeller(r, "n1")
+		teller := newTeller(r, "n1", slog.New(slog.DiscardHandler))
 		now, s := time.Unix(1700000000, 0), tt.begin
 		for i, step := range tt.steps {
 			step.change(&s)
@@ -144,7 +156,7 @@ func flap(teller *teller, s bgp.Session, times int, now time.Time) {
 
 func TestEventsOfOneSessionAreLimited(t *testing.T) {
 	r := record.NewFakeRecorder(1000)
-	teller := newTeller(r, "n1")
+	teller := newTeller(r, "n1", slog.New(slog.DiscardHandler))
 	now := time.Unix(1700000000, 0)
 	flap(teller, torSession(), 50, now)
 	if got := told(r); len(got) != peerEventBurst {
@@ -166,7 +178,7 @@ func TestEventsOfOneSessionAreLimited(t *testing.T) {
 
 func TestEventsOfAllSessionsAreLimited(t *testing.T) {
 	r := record.NewFakeRecorder(10000)
-	teller := newTeller(r, "n1")
+	teller := newTeller(r, "n1", slog.New(slog.DiscardHandler))
 	now := time.Unix(1700000000, 0)
 	sessions := make([]bgp.Session, 1000)
 	for i := range sessions {
@@ -198,7 +210,7 @@ func testEvents(t *testing.T, cfg *rest.Config, c client.Client) {
 		t.Fatal(err)
 	}
 	defer stop()
-	teller := newTeller(events, "n1")
+	teller := newTeller(events, "n1", slog.New(slog.DiscardHandler))
 	s := torSession()
 	s.State = bgp.StateEstablished
 	teller.look([]bgp.Session{s}, time.Now())

@@ -98,12 +98,18 @@ func (w *worker) loadCheckpoint(ctx context.Context) error {
 
 // take makes p the plan.
 func (w *worker) take(ctx context.Context, p plan) {
-	d, problems := translate(&p.spec)
-	w.problem = problems
+	spec, refused := w.refuse(&p.spec)
+	d, problems := translate(&spec)
+	w.problem = slices.Concat(refused, problems)
 	w.state.mu.Lock()
-	w.state.plan, w.state.desired = &p, d
+	w.state.plan, w.state.desired, w.state.refused = &p, d, refused
 	w.state.mu.Unlock()
-	w.addresses.SetPools(d.pools)
+	if !w.passed {
+		for _, err := range refused {
+			w.log.Warn("something is wrong with the plan", "error", err)
+		}
+	}
+	w.setPools(&d)
 	if w.uid != "" && p.uid != w.uid {
 		// The node was taken for gone: its blocks may be others' by now.
 		w.log.Warn("the plan of this node was deleted and made anew: making sure whose its blocks are")
@@ -140,11 +146,10 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	if !w.passed && w.restarting && missesNeighbor(w.neighbors.Neighbors()) && time.Since(w.began) < neighborWait {
 		return settleWait
 	}
-	w.passed = true
-	if !w.claims {
-		w.claims = true
-		w.group.Go(func() error { return w.addresses.Run(ctx) })
+	if !w.passed && !w.fit() {
+		return retryInterval
 	}
+	w.passed = true
 	w.state.mu.Lock()
 	p, d := *w.state.plan, w.state.desired
 	w.state.mu.Unlock()
@@ -156,6 +161,11 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	}
 	encapsulated, troubles := w.encapsulate(ctx, &d, blocks)
 	problems = append(problems, troubles...)
+	w.withhold(&d)
+	if !w.claims {
+		w.claims = true
+		w.group.Go(func() error { return w.addresses.Run(ctx) })
+	}
 	w.routeRemote(ctx, &d)
 	announce, more := w.drain.advertised(d.speaker.Draining, blocks, time.Now())
 	problems = append(problems, w.speak(ctx, d, announce)...)
@@ -202,6 +212,23 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 		wait = min(wait, more)
 	}
 	return wait
+}
+
+// fit looks, before the first pass on a node without anything of an agent's, whether
+// all of it can be done, and tells what is wrong if not.
+func (w *worker) fit() bool {
+	if w.restarting {
+		return true // what works goes on, and what is wrong is a problem of the pass
+	}
+	err := preflight(&w.o)
+	w.state.mu.Lock()
+	was := w.state.unfit
+	w.state.unfit = err
+	w.state.mu.Unlock()
+	if err != nil && text(err) != text(was) {
+		w.log.Error("the node can't take pods, so nothing is set up on it; trying on", "error", err)
+	}
+	return err == nil
 }
 
 // speak makes the speaker do its part. A peer whose password can't be had is
@@ -315,6 +342,9 @@ func (w *worker) save(p plan, blocks []ipam.BlockUsage) error {
 // the plugins first, as the runtime may call them as soon as it sees the
 // configuration.
 func (w *worker) installCNI() error {
+	if err := w.nothingToGive(); err != nil {
+		return err
+	}
 	if err := w.plugins.install(w.o.CNIPlugins, w.o.CNIBin); err != nil {
 		return err
 	}

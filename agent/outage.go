@@ -124,6 +124,7 @@ func (a *Agent) watchPlanOnce(ctx context.Context) (begun bool) {
 	}
 	again, failed := make(chan struct{}, 1), make(chan struct{}, 1)
 	c := noticing{a.o.Client, func(err error) {
+		a.noteCRDs(err)
 		switch {
 		case err != nil:
 			signal(failed)

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/godwit-net/godwit/agent/others"
 	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/ipam"
@@ -48,11 +49,16 @@ type observation struct {
 	held       []netip.Addr // addresses that pods have
 	learned    v1alpha1.LearnedBlocks
 	differ     []v1alpha1.Difference // what does not agree on the node
+	finds      []others.Find         // what other networks have on the node
+	unfit      error                 // why nothing was begun on the node: of the rest there is nothing then
 }
 
 // status puts an observation into the API's words. old is the status before,
 // which conditions that did not change keep their time of.
 func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1alpha1.NodeNetworkStatus {
+	if o.unfit != nil {
+		return unfitStatus(o, old, now)
+	}
 	s := v1alpha1.NodeNetworkStatus{
 		ObservedGeneration: o.generation,
 		AgentVersion:       o.version,
@@ -77,7 +83,7 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 	expected := o.desired.expected(o.sessions)
 	for i := range expected {
 		if expected[i].State != bgp.StateEstablished {
-			down = append(down, expected[i].Name)
+			down = append(down, downWords(&expected[i]))
 		}
 	}
 	restarts := o.desired.restarts(o.sessions)
@@ -107,12 +113,38 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 	set(v1alpha1.ConditionOriginsValid, refusals(o.sessions) != "", "Valid", "OriginRefused", refusals(o.sessions))
 	set(v1alpha1.ConditionRoutesInstalled, len(o.routes.Failed) > 0, "Installed", "Failed",
 		fmt.Sprintf("%d routes could not be installed; see status.failedRoutes", len(o.routes.Failed)))
+	set(v1alpha1.ConditionHostSound, len(o.finds) > 0, "Sound", foundReason(o.finds), messages(o.finds))
 	if len(o.desired.tunnels) == 0 {
 		meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionTunnelsReady)
 		return s
 	}
 	reason, problem := tunnelTrouble(o)
 	set(v1alpha1.ConditionTunnelsReady, problem != nil, "Up", reason, text(problem))
+	return s
+}
+
+// downWords names a session that is not established; of one with a router also why it
+// last ended, as for an AS number that is not the configured one.
+func downWords(s *bgp.Session) string {
+	if s.Kind == bgp.PeerExternal && s.LastError != "" {
+		return s.Name + " (" + s.LastError + ")"
+	}
+	return s.Name
+}
+
+// unfitStatus is the status of a node on which nothing could be begun.
+func unfitStatus(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1alpha1.NodeNetworkStatus {
+	s := v1alpha1.NodeNetworkStatus{AgentVersion: o.version, Conditions: slices.Clone(old.Conditions)}
+	for _, kind := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionPlanApplied} {
+		meta.SetStatusCondition(&s.Conditions, metav1.Condition{
+			Type: kind, Status: metav1.ConditionFalse, Reason: "NodeUnfit", Message: o.unfit.Error(), LastTransitionTime: now,
+		})
+	}
+	sound := metav1.Condition{Type: v1alpha1.ConditionHostSound, Status: metav1.ConditionTrue, Reason: "Sound", LastTransitionTime: now}
+	if len(o.finds) > 0 {
+		sound.Status, sound.Reason, sound.Message = metav1.ConditionFalse, foundReason(o.finds), messages(o.finds)
+	}
+	meta.SetStatusCondition(&s.Conditions, sound)
 	return s
 }
 
@@ -197,12 +229,13 @@ type statusWriter struct {
 	node    string
 	written v1alpha1.NodeNetworkStatus
 	figures *figures
-	plan    int64         // generation of the node's plan
-	planned time.Time     // when that was first carried out
-	next    time.Time     // no write before
-	backoff time.Duration // since writes fail; 0: they don't
-	failed  error         // of the last write
-	stale   bool          // the API may not have what was written
+	plan    int64              // generation of the node's plan
+	planned time.Time          // when that was first carried out
+	next    time.Time          // no write before
+	backoff time.Duration      // since writes fail; 0: they don't
+	failed  error              // of the last write
+	stale   bool               // the API may not have what was written
+	seen    []metav1.Condition // as last observed
 }
 
 const (
@@ -227,6 +260,7 @@ func newStatusWriter(c client.Client, node string) *statusWriter {
 
 func (w *statusWriter) write(ctx context.Context, o *observation, now time.Time) error {
 	s := status(o, &w.written, metav1.NewTime(now.Truncate(time.Second)))
+	w.seen = s.Conditions
 	if !w.stale && reflect.DeepEqual(s, w.written) {
 		w.figures.settled()
 		return nil

@@ -3,7 +3,8 @@
 // time does so, by leader election.
 //
 //	Node, BGPConfig, NetworkConfig, BGPPeer, ───────┬▶ planner  ─▶ NodeNetwork.spec, conditions of IPPool and BGPPeer
-//	BGPFilter, IPPool, IPBlock, NodeNetwork.status ─┘
+//	BGPFilter, IPPool, IPBlock, ServiceCIDR, ───────┤
+//	NodeNetwork.status ─────────────────────────────┘
 //	IPPool, IPBlock, NodeNetwork.status.blocks ──────▶ counter  ─▶ figures of IPPool.status
 //	Node, IPBlock, NodeNetwork.status.departedBlocks ─▶ releaser ─▶ NodeNetworks and IPBlocks of deleted nodes are deleted
 //
@@ -60,7 +61,7 @@ const (
 	countSettle = 500 * time.Millisecond
 
 	retryFirst = 100 * time.Millisecond
-	retryLast  = 30 * time.Second
+	retryLast  = 5 * time.Second
 )
 
 // Options are the settings of a controller.

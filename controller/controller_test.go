@@ -57,6 +57,7 @@ func TestController(t *testing.T) {
 		{"topologies change", testTopology},
 		{"figures of pools", testFigures},
 		{"pools that fill", testPoolsFill},
+		{"pools of others' addresses", testForeignAddresses},
 		{"pools that are to go", testPoolsGo},
 		{"a node is deleted and made anew", testNodeIsBack},
 		{"a node is deleted for good", testNodeIsGone},

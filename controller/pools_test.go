@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -142,4 +143,45 @@ func testPoolsGo(t *testing.T, cfg *rest.Config, a api) {
 	}
 	a.isGone(pool("unused", ""))
 	a.planOf("n1", "no pool", func(s v1alpha1.NodeNetworkSpec) bool { return len(s.Pools) == 0 })
+}
+
+// testForeignAddresses: pools with addresses of Services, of which the API server
+// tells, or of nodes are refused, and the plans say so.
+func testForeignAddresses(t *testing.T, cfg *rest.Config, a api) {
+	start(t, cfg, Options{})
+	more := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "more"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.77.0.0/24"}}}
+	// The API server of the tests has 10.0.0.0/24 for Services.
+	a.create(node("n1", "10.211.55.1", nil), pool("services", "10.0.0.128/25"), pool("nodes", "10.211.55.0/25"), pool("pods", "10.77.0.0/25"))
+	a.conditionIs("services", v1alpha1.ConditionReady, "False OverlapsServices: 10.0.0.128/25 overlaps 10.0.0.0/24, from which Services get their addresses: delete it, and make one of other addresses")
+	a.conditionIs("nodes", v1alpha1.ConditionReady, "False OverlapsNodes: 10.211.55.0/25 has the address 10.211.55.1 of node n1 in it: delete it, and make one of other addresses")
+	a.conditionIs("pods", v1alpha1.ConditionReady, "True Ready: 1 of 1 nodes take blocks of the pool")
+	a.hasEvent("IPPool", "services", "Warning", "OverlapsServices")
+	a.hasEvent("IPPool", "nodes", "Warning", "OverlapsNodes")
+	plans := func(want string) {
+		t.Helper()
+		eventually(t, "the plan", func() error {
+			nn := network("n1")
+			if err := a.Get(t.Context(), client.ObjectKeyFromObject(nn), nn); err != nil {
+				return err
+			}
+			var used, refused []string
+			for _, p := range nn.Spec.Pools {
+				used = append(used, p.Name)
+			}
+			for _, p := range nn.Spec.RefusedPools {
+				refused = append(refused, p.Name)
+			}
+			if got := fmt.Sprintf("%v, without %v", used, refused); got != want {
+				return fmt.Errorf("has the pools %s, want %s", got, want)
+			}
+			return nil
+		})
+	}
+	plans("[pods], without [nodes services]")
+	a.create(more)
+	a.conditionIs("pods", v1alpha1.ConditionReady, "False OverlapsServices: 10.77.0.0/25 overlaps 10.77.0.0/24, from which Services get their addresses: delete it, and make one of other addresses")
+	plans("[], without [nodes pods services]")
+	a.remove(more)
+	a.conditionIs("pods", v1alpha1.ConditionReady, "True Ready: 1 of 1 nodes take blocks of the pool")
+	plans("[pods], without [nodes services]")
 }

@@ -204,7 +204,8 @@ const PoolFinalizer = GroupName + "/blocks"
 // IPPoolStatus is what the controller found out about a pool.
 type IPPoolStatus struct {
 	// Ready tells whether nodes may claim blocks of the pool; the reason says why
-	// not (Overlaps, Disabled, Deleting, Invalid, NoNodes). HasRoom turns False when
+	// not (Overlaps, OverlapsServices, OverlapsNodes, Disabled, Deleting, Invalid,
+	// NoNodes). HasRoom turns False when
 	// 80 % of its blocks are claimed (NearlyFull), and when all are (Full). Drained,
 	// of a pool that is disabled or being deleted, tells whether nodes have no blocks
 	// of it any more, and else which do (InUse). EncapsulationApplied, of a pool

@@ -81,6 +81,11 @@ type NodeNetworkSpec struct {
 	// +optional
 	// +listType=atomic
 	Pools []PlannedPool `json:"pools,omitempty"`
+	// Pools of the cluster that are left out, since somebody else has some of their
+	// addresses.
+	// +optional
+	// +listType=atomic
+	RefusedPools []RefusedPool `json:"refusedPools,omitempty"`
 	// The node's BGP sessions, one for each address of another end, or range that
 	// others call from. A node and a BGPPeer may share a name.
 	// +optional
@@ -164,6 +169,14 @@ type PlannedPool struct {
 	// How the node announces its blocks of the pool, communities as numbers.
 	// +optional
 	Advertise *PoolAdvertisement `json:"advertise,omitempty"`
+}
+
+// RefusedPool is a pool that nodes leave alone.
+type RefusedPool struct {
+	// The name of the pool.
+	Name string `json:"name"`
+	// Why it is left out, and what to do.
+	Message string `json:"message"`
 }
 
 // SessionKind tells who is at the other end of a session.
@@ -291,6 +304,11 @@ const (
 	// ConditionPlanApplied tells whether the plan makes sense and is carried out
 	// in full.
 	ConditionPlanApplied = "PlanApplied"
+	// ConditionHostSound tells whether nothing on the node was found that may keep
+	// Godwit from working, of other pod networks or in the firewall; the reason says
+	// what (OtherCNIConfig, OtherLinks, OtherRoutes, OtherFirewall, ForwardingDenied,
+	// Several).
+	ConditionHostSound = "HostSound"
 	// ConditionSessionsEstablished tells whether all planned sessions are.
 	ConditionSessionsEstablished = "SessionsEstablished"
 	// ConditionRoutesInstalled tells whether all routes are in the kernel.

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
+	"net/url"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -27,4 +29,15 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 	}
 	c.UserAgent = "godwit-agent/" + version.Version
 	return untiring.Config(c), nil
+}
+
+// addressOf returns the address of the API server, or none where it is reached by
+// a name.
+func addressOf(c *rest.Config) netip.Addr {
+	u, err := url.Parse(c.Host)
+	if err != nil {
+		return netip.Addr{}
+	}
+	a, _ := netip.ParseAddr(u.Hostname())
+	return a
 }

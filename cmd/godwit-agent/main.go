@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/godwit-net/godwit/agent"
+	"github.com/godwit-net/godwit/agent/others"
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/bgp/gobgp"
 	"github.com/godwit-net/godwit/cni/wire"
@@ -76,6 +77,8 @@ func run(ctx context.Context, o agent.Options, kubeconfig, level, console string
 	if o.Client, err = agent.NewClient(cfg); err != nil {
 		return err
 	}
+	o.APIServer = addressOf(cfg)
+	o.Others = func() ([]others.Find, error) { return others.Look(o.CNIConfig) }
 	events, stop, err := agent.NewEventRecorder(cfg, o.Node)
 	if err != nil {
 		return err
@@ -87,7 +90,7 @@ func run(ctx context.Context, o agent.Options, kubeconfig, level, console string
 	}
 	a, err := agent.New(ctx, o)
 	if err != nil {
-		return err
+		return agent.Failed(ctx, o, err)
 	}
 	o.Log.Info("godwit-agent is up", "node", o.Node, "version", o.Version)
 	return a.Run(ctx)

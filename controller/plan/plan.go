@@ -4,7 +4,7 @@
 //
 //	Nodes, NetworkConfig ───────────────────┬─▶ NodeNetworkSpec of each node
 //	BGPConfig, BGPPeers, BGPFilters ────────┤
-//	IPPools, IPBlocks ──────────────────────┼─▶ conditions of each IPPool and BGPPeer
+//	IPPools, IPBlocks, ServiceCIDRs ────────┼─▶ conditions of each IPPool and BGPPeer
 //	NodeNetworks (plan so far, and status) ─┴─▶ Problems of nodes
 //
 // Encapsulations and topologies are changed in steps: what is new is added, and
@@ -38,6 +38,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
@@ -53,20 +54,23 @@ type Input struct {
 	Pools    []v1alpha1.IPPool
 	Blocks   []v1alpha1.IPBlock
 	Networks []v1alpha1.NodeNetwork // as they are now: the plan so far, and what agents report
+	Services []networkingv1.ServiceCIDR
 }
 
 // Reasons of the conditions of pools and peers, and of Problems.
 const (
 	ReasonReady          = "Ready"
-	ReasonDisabled       = "Disabled"       // the pool is switched off
-	ReasonInvalid        = "Invalid"        // a field can't be read
-	ReasonOverlaps       = "Overlaps"       // another pool has some of the addresses
-	ReasonNoNodes        = "NoNodes"        // the selector matches no node
-	ReasonFilterNotFound = "FilterNotFound" // the peer names a filter that isn't there
-	ReasonInvalidFilter  = "InvalidFilter"  // the peer names a filter that can't be read
-	ReasonConflict       = "Conflict"       // another session has the peer's address
-	ReasonNoAddress      = "NoAddress"      // the node has no usable InternalIP
-	ReasonAddressInUse   = "AddressInUse"   // another node has the node's address
+	ReasonDisabled       = "Disabled"         // the pool is switched off
+	ReasonInvalid        = "Invalid"          // a field can't be read
+	ReasonOverlaps       = "Overlaps"         // another pool has some of the addresses
+	ReasonServices       = "OverlapsServices" // Services have some of the addresses
+	ReasonNodes          = "OverlapsNodes"    // a node has one of the addresses
+	ReasonNoNodes        = "NoNodes"          // the selector matches no node
+	ReasonFilterNotFound = "FilterNotFound"   // the peer names a filter that isn't there
+	ReasonInvalidFilter  = "InvalidFilter"    // the peer names a filter that can't be read
+	ReasonConflict       = "Conflict"         // another session has the peer's address
+	ReasonNoAddress      = "NoAddress"        // the node has no usable InternalIP
+	ReasonAddressInUse   = "AddressInUse"     // another node has the node's address
 
 	ReasonApplied           = "Applied"           // the plans have what the pool asks for
 	ReasonWaitingForTunnels = "WaitingForTunnels" // not all nodes have the tunnel yet
@@ -113,11 +117,12 @@ type Plan struct {
 	// ReflectorsLack says why there are no route reflectors as asked; empty: there are.
 	ReflectorsLack string
 
-	asn    int64
-	port   int32
-	config v1alpha1.BGPConfigSpec
-	nodes  []*node // that have a plan, sorted by name
-	pools  []*pool // in the plan, sorted by name
+	asn     int64
+	port    int32
+	config  v1alpha1.BGPConfigSpec
+	nodes   []*node                // that have a plan, sorted by name
+	pools   []*pool                // in the plan, sorted by name
+	refused []v1alpha1.RefusedPool // not in the plan, sorted by name
 
 	communities communities
 	blocks      map[string][]string // of each node that has any, sorted
@@ -162,7 +167,7 @@ func Make(in Input) *Plan {
 	p.communities = readCommunities(p.config.Communities)
 	p.findDeparted(in.Nodes, in.Blocks)
 	p.planNodes(in.Nodes, in.Networks)
-	p.planPools(in.Pools, in.Blocks)
+	p.planPools(in.Pools, in.Blocks, in.Services)
 	p.planAdvertisements()
 	p.planBlocks(in.Blocks)
 	p.planEncapsulations()
@@ -201,6 +206,8 @@ func (p *Plan) Spec(name string) (v1alpha1.NodeNetworkSpec, bool) {
 		Tunnels:    p.tunnelsOf(n),
 		Network:    p.network,
 		Sessions:   n.external,
+
+		RefusedPools: p.refused,
 	}
 	if p.meshed || p.reflected {
 		spec.Sessions, spec.ValidateOrigin = append(p.sessions(n), n.external...), true

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
@@ -87,6 +88,8 @@ func readInput(t *testing.T, file string) Input {
 			in.Pools = append(in.Pools, decode[v1alpha1.IPPool](t, doc))
 		case "IPBlock":
 			in.Blocks = append(in.Blocks, decode[v1alpha1.IPBlock](t, doc))
+		case "ServiceCIDR":
+			in.Services = append(in.Services, decode[networkingv1.ServiceCIDR](t, doc))
 		case "NodeNetwork":
 			in.Networks = append(in.Networks, decode[v1alpha1.NodeNetwork](t, doc))
 		default:
@@ -112,6 +115,7 @@ func shuffle(in *Input, seed uint64) {
 	r.Shuffle(len(in.Filters), func(i, j int) { in.Filters[i], in.Filters[j] = in.Filters[j], in.Filters[i] })
 	r.Shuffle(len(in.Pools), func(i, j int) { in.Pools[i], in.Pools[j] = in.Pools[j], in.Pools[i] })
 	r.Shuffle(len(in.Blocks), func(i, j int) { in.Blocks[i], in.Blocks[j] = in.Blocks[j], in.Blocks[i] })
+	r.Shuffle(len(in.Services), func(i, j int) { in.Services[i], in.Services[j] = in.Services[j], in.Services[i] })
 	r.Shuffle(len(in.Networks), func(i, j int) { in.Networks[i], in.Networks[j] = in.Networks[j], in.Networks[i] })
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -38,8 +39,9 @@ func (pl *pool) wanted() v1alpha1.Encapsulation {
 }
 
 // planPools decides which pools are in the plan. Of pools that overlap the one
-// stays of which nodes hold blocks, or else the oldest.
-func (p *Plan) planPools(objects []v1alpha1.IPPool, blocks []v1alpha1.IPBlock) {
+// stays of which nodes hold blocks, or else the oldest. One whose addresses Services
+// or nodes have is refused, unless nodes hold blocks of it.
+func (p *Plan) planPools(objects []v1alpha1.IPPool, blocks []v1alpha1.IPBlock, services []networkingv1.ServiceCIDR) {
 	var pools []*pool
 	for _, obj := range byAge(objects, func(o *v1alpha1.IPPool) *metav1.ObjectMeta { return &o.ObjectMeta }) {
 		pl, err := parsePool(obj)
@@ -60,9 +62,22 @@ func (p *Plan) planPools(objects []v1alpha1.IPPool, blocks []v1alpha1.IPBlock) {
 				"%s overlaps %s of pool %s, which came first: delete one of the two", pl.cidr, other.cidr, other.obj.Name))}
 			continue
 		}
+		reason, conflict := p.conflict(pl, services)
+		switch {
+		case conflict == "", pl.obj.Closing():
+			p.Pools[pl.obj.Name] = []metav1.Condition{p.poolCondition(pl)}
+		case used[pl]:
+			p.Pools[pl.obj.Name] = []metav1.Condition{notReady(reason, conflict+"; nodes have blocks of it and go on with it: "+
+				"make another pool, disable this one, and start its pods anew")}
+		default:
+			conflict += ": delete it, and make one of other addresses"
+			p.Pools[pl.obj.Name] = []metav1.Condition{notReady(reason, conflict)}
+			p.refused = append(p.refused, v1alpha1.RefusedPool{Name: pl.obj.Name, Message: conflict})
+			continue
+		}
 		p.pools = append(p.pools, pl)
-		p.Pools[pl.obj.Name] = []metav1.Condition{p.poolCondition(pl)}
 	}
+	slices.SortFunc(p.refused, func(a, b v1alpha1.RefusedPool) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(p.pools, func(a, b *pool) int { return strings.Compare(a.obj.Name, b.obj.Name) })
 	p.planLives(blocks)
 }
