@@ -165,8 +165,8 @@ $(TOOLS)/.golangci-lint: tools/go.mod tools/go.sum scripts/build
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "error: this needs root (it makes network namespaces): run it as root" >&2; exit 1; }
 
-.PHONY: test test-unit test-race test-image test-e2e test-vm
-test: root verify lint test-race test-image test-e2e test-vm ## Run everything that CI runs
+.PHONY: test test-unit test-race test-image test-e2e test-vm test-cluster
+test: root verify lint test-race test-image test-e2e test-vm test-cluster ## Run everything that CI runs
 
 test-unit: kube helm ## The inner loop: package tests, on the real kernel and API server
 	@scripts/install-packages $(LAB_PACKAGES)
@@ -207,13 +207,11 @@ soak: root kube programs lab-program ## Add and delete many pods in a lab while 
 	@scripts/install-packages $(LAB_PACKAGES)
 	@cd e2e && GODWIT_SOAK_PODS=$(or $(PODS),10000) GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -v -timeout 60m -run '^TestSoak$$' .
 
-# Not a part of `make test`: what it needs takes too long to build. The cluster goes
-# also when the test is interrupted.
-.PHONY: test-cluster
+# The cluster goes also when the test is interrupted.
 test-cluster: root cluster-parts helm ## The tests on the real cluster: install, upgrade under traffic, reboot, uninstall, Helm: PREVIOUS=commit to upgrade from
-	@trap '$(CLUSTER) --prefix $(CLUSTER_TEST)- --dir /var/tmp/$(CLUSTER_TEST)-cluster down' EXIT; cd e2e; \
-	images=$$(VERSION='$(VERSION)' PREVIOUS='$(PREVIOUS)' ../scripts/cluster-images ../dist/cluster | tr , :); \
-	GODWIT_CLUSTER_IMAGES="$$images" GODWIT_E2E_NAME=$(CLUSTER_TEST) GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) \
+	@images=$$(VERSION='$(VERSION)' PREVIOUS='$(PREVIOUS)' scripts/cluster-images dist/cluster | tr , :); \
+	trap '$(CLUSTER) --prefix $(CLUSTER_TEST)- --dir /var/tmp/$(CLUSTER_TEST)-cluster down' EXIT; \
+	cd e2e; GODWIT_CLUSTER_IMAGES="$$images" GODWIT_E2E_NAME=$(CLUSTER_TEST) GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) \
 		go test -count=1 -timeout 20m -v -run '$(CLUSTER_TESTS)' ./cluster
 
 .PHONY: bench

@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -56,7 +57,8 @@ type teller struct {
 // toldPeer is what was seen of a session, and told.
 type toldPeer struct {
 	seen    bgp.Session
-	down    bool // it was told to be down, or would have been
+	down    bool   // it was told to be down, or would have been
+	refused string // why it does not come up, as told
 	limit   *rate.Limiter
 	unheard int // transitions that were too many to be told, since the last that was not
 }
@@ -118,12 +120,16 @@ func (p *toldPeer) transitions(s *bgp.Session) []transition {
 	switch {
 	case up && wasUp && s.Flaps > was.Flaps && s.Kind == bgp.PeerExternal:
 		out = append(out, transition{true, eventSessionFlapped, who + " went down and came up again" + why(s)})
+	case !up && p.down && s.Kind == bgp.PeerExternal && refusedOpen(s.LastError) && s.LastError != p.refused:
+		// It went down for another reason, and this is why it stays down.
+		p.refused = s.LastError
+		out = append(out, transition{true, eventSessionDown, who + " does not come up" + why(s)})
 	case up && !wasUp && (p.down || s.Kind == bgp.PeerExternal):
-		p.down = false
+		p.down, p.refused = false, ""
 		out = append(out, transition{false, eventSessionUp, who + " is established"})
 	case !up && !fell && !p.down && s.Kind == bgp.PeerExternal && s.LastError != "" && was.LastError == "":
 		// Refused, as for a wrong AS number: it may never come up.
-		p.down = true
+		p.down, p.refused = true, s.LastError
 		out = append(out, transition{true, eventSessionDown, who + " does not come up" + why(s)})
 	case !up && fell && !p.down && (!s.PeerRestarting || s.Kind == bgp.PeerExternal):
 		p.down = true
@@ -144,6 +150,10 @@ func (p *toldPeer) transitions(s *bgp.Session) []transition {
 	}
 	return out
 }
+
+// refusedOpen tells whether a session ended because one side does not want the other
+// as it is (RFC 4271, section 6.2), as for its AS number.
+func refusedOpen(reason string) bool { return strings.Contains(reason, "error in OPEN") }
 
 func (t *teller) tell(p *toldPeer, what transition, now time.Time) {
 	if !p.limit.AllowN(now, 1) || !t.all.AllowN(now, 1) {

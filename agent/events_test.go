@@ -61,6 +61,16 @@ func TestEvents(t *testing.T) {
 			},
 			{same, nil},
 			{up, []string{"Normal BGPSessionUp the BGP session with peer tor1 (10.0.0.1, AS 65001) is established"}},
+			{
+				func(s *bgp.Session) { down(s); s.LastError = "we closed the session: peer de-configured" },
+				[]string{"Warning BGPSessionDown the BGP session with peer tor1 (10.0.0.1, AS 65001) is down: we closed the session: peer de-configured"},
+			},
+			{
+				func(s *bgp.Session) { s.LastError = "it closed the session: error in OPEN: unexpected AS number" },
+				[]string{"Warning BGPSessionDown the BGP session with peer tor1 (10.0.0.1, AS 65001) does not come up: it closed the session: error in OPEN: unexpected AS number"},
+			},
+			{func(s *bgp.Session) { s.LastError = "connection refused" }, nil},
+			{func(s *bgp.Session) { s.LastError = "it closed the session: error in OPEN: unexpected AS number" }, nil},
 		}},
 		{"a router", torSession(), []step{
 			{same, nil},

@@ -77,6 +77,7 @@ type worker struct {
 	devices                []tunnel.Device // as last asked for
 	remotely, remoteSynced bool            // the remote class is in use; it was said to be complete
 	saved                  checkpoint
+	pools                  []ipam.Pool // as last given to ipam
 	plugins                pluginFolder
 	drain                  drain
 	problem                []error // of the plan itself
@@ -109,7 +110,15 @@ func (w *worker) take(ctx context.Context, p plan) {
 			w.log.Warn("something is wrong with the plan", "error", err)
 		}
 	}
-	w.setPools(&d)
+	// Before the first pass no block is claimed; after it, one of a pool with a tunnel
+	// must wait until it is known that there can be such a tunnel.
+	var wait map[string]bool
+	if w.passed {
+		w.state.mu.Lock()
+		wait = untried(&d, w.state.tunnels)
+		w.state.mu.Unlock()
+	}
+	w.setPools(&d, wait)
 	if w.uid != "" && p.uid != w.uid {
 		// The node was taken for gone: its blocks may be others' by now.
 		w.log.Warn("the plan of this node was deleted and made anew: making sure whose its blocks are")

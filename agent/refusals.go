@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
+	"slices"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/ipam"
 	"github.com/godwit-net/godwit/tunnel"
 )
 
@@ -119,39 +122,49 @@ func unsupported(d *desired, tunnels []tunnel.Status) map[string]error {
 	return out
 }
 
+// untried returns, by name, the pools whose packets would go through tunnels that
+// nobody has tried to make yet.
+func untried(d *desired, tunnels []tunnel.Status) map[string]bool {
+	out := map[string]bool{}
+	for _, p := range d.encapsulated {
+		device := p.kind.Interface(p.cidr.Addr().Is6())
+		out[p.name] = !slices.ContainsFunc(tunnels, func(t tunnel.Status) bool { return t.Name() == device })
+	}
+	return out
+}
+
 // withhold has pools give out no addresses whose tunnels this node can't have: a
-// pod with such an address would reach no other node's pods. It tells ipam only
-// when that changes something.
+// pod with such an address would reach no other node's pods. The others need not wait
+// any more.
 func (w *worker) withhold(d *desired) {
 	w.state.mu.Lock()
 	lacking := unsupported(d, w.state.tunnels)
-	same := len(lacking) == len(w.state.lacking)
-	for name := range lacking {
-		same = same && w.state.lacking[name] != nil
-	}
+	before := w.state.lacking
 	w.state.lacking = lacking
 	w.state.mu.Unlock()
-	if same {
-		return
-	}
 	for name, err := range lacking {
-		w.log.Warn("a pool gives out no addresses on this node, as its packets can't go through the tunnel", "pool", name, "error", err)
+		if before[name] == nil {
+			w.log.Warn("a pool gives out no addresses on this node, as its packets can't go through the tunnel", "pool", name, "error", err)
+		}
 	}
-	w.setPools(d)
+	w.setPools(d, nil)
 }
 
-// setPools tells ipam which pools there are, and which of them give out addresses.
-func (w *worker) setPools(d *desired) {
+// setPools tells ipam which pools there are, and which of them give out addresses:
+// not those that lack their tunnel, nor those that are to wait.
+func (w *worker) setPools(d *desired, wait map[string]bool) {
 	w.state.mu.Lock()
 	lacking := w.state.lacking
 	w.state.mu.Unlock()
-	pools := d.pools[:len(d.pools):len(d.pools)]
-	if len(lacking) > 0 {
-		pools = append(pools[:0:0], pools...)
-		for i := range pools {
-			pools[i].Allocate = pools[i].Allocate && lacking[pools[i].Name] == nil
-		}
+	pools := append(make([]ipam.Pool, 0, len(d.pools)), d.pools...)
+	for i := range pools {
+		p := &pools[i]
+		p.Allocate = p.Allocate && lacking[p.Name] == nil && !wait[p.Name]
 	}
+	if w.pools != nil && reflect.DeepEqual(pools, w.pools) {
+		return
+	}
+	w.pools = pools
 	w.addresses.SetPools(pools)
 }
 

@@ -22,7 +22,10 @@ const (
 	slowLatency = 2 * time.Second
 	// flapUp and flapDown are how long a flapping API server is there, and not, in each
 	// of flaps rounds.
-	flapUp, flapDown, flaps = 3 * time.Second, 3 * time.Second, 7
+	flapUp, flapDown, flaps = 3 * time.Second, 3 * time.Second, 6
+	// silentTime is how long the API server is silent: not for so long that HTTP/2 would
+	// have given up its connections, and for longer than TCP would soon send again.
+	silentTime = 28 * time.Second
 	// fewRequests is what an agent may ask in a second on average while the API server
 	// comes and goes, connections that fail included. A loop without a pause would make
 	// thousands.
@@ -50,6 +53,7 @@ func testGated(t *testing.T, l *lab.Lab) {
 	}{
 		{"Slow", testSlowAPI},
 		{"Flapping", testFlappingAPI},
+		{"Silent", testSilentAPI},
 		{"LongAway", testLongAway},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, l, g) })
@@ -134,6 +138,37 @@ func testFlappingAPI(t *testing.T, l *lab.Lab, g *gate.Gate) {
 	}
 	v.stop().lossless(t)
 	t.Logf("%d pods added and %d deleted, the slowest of them in %v", h.added, h.deleted, h.slowest.Round(time.Millisecond))
+}
+
+// testSilentAPI: what the agents send to the API server vanishes for a while, and
+// nothing tells them. When it does not vanish any more they notice within seconds.
+func testSilentAPI(t *testing.T, l *lab.Lab, g *gate.Gate) {
+	ctx := deadline(t, 2*time.Minute)
+	var agents []netip.Addr
+	for _, n := range l.Top.Nodes {
+		agents = append(agents, n.Address.First())
+	}
+	h := &herd{t: t, l: l, pods: map[string][]string{}}
+	mustDo(t, g.Silence(agents...))
+	begin := time.Now()
+	h.add(ctx, 5)
+	h.makePool(ctx, "silent", gatedPool())
+	h.talk(ctx)
+	h.pause(ctx, begin.Add(silentTime))
+	mustDo(t, eachNetwork(ctx, l, func(nn *v1alpha1.NodeNetwork) error {
+		if nn.Status.ObservedGeneration == nn.Generation {
+			return fmt.Errorf("%s knows the new pool though the API server is silent", nn.Name)
+		}
+		return nil
+	}), g.Silence())
+	back := time.Now()
+	took := h.knowPool(ctx, "silent", 6*agreeLimit)
+	t.Logf("every node has carried out the change %v after the end of a silence of %v", took.Round(time.Millisecond), silentTime)
+	agrees(ctx, t, l, 3*agreeLimit)
+	if took := time.Since(back); took > agreeLimit {
+		t.Errorf("all agrees %v after the end of the silence, want %v", took, agreeLimit)
+	}
+	h.del(ctx, 5)
 }
 
 // gatedPool is a range for a pool of a test.

@@ -56,6 +56,8 @@ func TestLab(t *testing.T) {
 		{"BadRequests", testBadRequests},
 		{"Claims", testClaims},
 		{"NamespacePools", testNamespacePools},
+		{"BadSettings", testBadSettings},
+		{"Leftovers", testLeftovers},
 		{"DeletedNode", testDeletedNode},
 		{"DepartedNode", testDepartedNode},
 		{"PoolMigration", testPoolMigration},

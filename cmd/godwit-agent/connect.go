@@ -28,7 +28,7 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 		return nil, fmt.Errorf("API server: %w", err)
 	}
 	c.UserAgent = "godwit-agent/" + version.Version
-	return untiring.WithFreshToken(c), nil
+	return untiring.Config(c), nil
 }
 
 // addressOf returns the address of the API server, or none where it is reached by

@@ -95,5 +95,5 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find out how to reach the API server: %s (give --kubeconfig)", strings.TrimSpace(err.Error()))
 	}
-	return untiring.WithFreshToken(cfg), nil
+	return untiring.Config(cfg), nil
 }

@@ -126,6 +126,10 @@ func (g *Gate) Unshut() error {
 	return g.way.open()
 }
 
+// Silence makes everything that some addresses, and no others, send through the gate
+// vanish without a word, and what they are sent.
+func (g *Gate) Silence(addrs ...netip.Addr) error { return setSilent(g.netns, addrs) }
+
 // admit tells whether a new connection gets through.
 func (g *Gate) admit(c *conn) bool {
 	g.mu.Lock()

@@ -18,8 +18,21 @@ func watchTries(netns string, port uint16) error {
 	return nft(netns, fmt.Sprintf(`add table inet %[1]s
 flush table inet %[1]s
 add set inet %[1]s tried { type ipv4_addr; flags dynamic; size 4096; counter; }
+add set inet %[1]s silent { type ipv4_addr; }
 add chain inet %[1]s input { type filter hook input priority 0; }
-add rule inet %[1]s input tcp dport %[2]d tcp flags & (syn|ack) == syn update @tried { ip saddr }`, table, port))
+add chain inet %[1]s output { type filter hook output priority 0; }
+add rule inet %[1]s input tcp dport %[2]d tcp flags & (syn|ack) == syn update @tried { ip saddr }
+add rule inet %[1]s input tcp dport %[2]d ip saddr @silent drop
+add rule inet %[1]s output tcp sport %[2]d ip daddr @silent drop`, table, port))
+}
+
+// setSilent makes the packets from and to addresses, and no others, vanish.
+func setSilent(netns string, addrs []netip.Addr) error {
+	rules := "flush set inet " + table + " silent\n"
+	for _, a := range addrs {
+		rules += fmt.Sprintf("add element inet %s silent { %s }\n", table, a)
+	}
+	return nft(netns, rules)
 }
 
 func forgetTries(netns string) error { return nft(netns, "flush set inet "+table+" tried") }
