@@ -4,8 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/godwit-net/godwit/e2e/namespace"
+	"github.com/godwit-net/godwit/e2e/podtest"
 )
 
 // testReboot reboots n3 while the pods of the other nodes send to each other: its
@@ -37,6 +41,30 @@ func testReboot(t *testing.T, c *Cluster) {
 	}))
 	t.Logf("its pods are ready again %.1f s after the power cut", time.Since(start).Seconds())
 	check(time.Since(start))
+	// The others hold the sessions with n3 for up until their next KEEPALIVE, half a
+	// minute later at most, and take up no other before: n3 lacks their routes.
+	must(t, c.Wait(ctx, 2*time.Minute, "routes of n3", func(ctx context.Context) error {
+		out, err := namespace.Run(ctx, c.Netns(n3.Name), "ip", "route", "show", "proto", "71")
+		if err != nil {
+			return err
+		}
+		for _, other := range c.Nodes[:2] {
+			if !strings.Contains(out, fmt.Sprintf("via %s dev eth0", other.Address.Addr())) {
+				return fmt.Errorf("n3 has no route to the pods of %s:\n%s", other.Name, out)
+			}
+		}
+		return nil
+	}))
+	each = c.pods(t, "each")
+	must(t, c.Wait(ctx, 30*time.Second, "pods of n3", func(ctx context.Context) error {
+		for _, pair := range [][2]pod{{each[0], each[2]}, {each[1], each[2]}, {each[2], each[0]}, {each[2], each[1]}} {
+			if _, err := c.Exec(ctx, pair[0].name, "get", fmt.Sprintf("http://%s:%d", pair[1].address, podtest.HTTPPort)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	t.Logf("they and the others' reach each other %.1f s after it", time.Since(start).Seconds())
 	names := func(pods []pod) (list []string) {
 		for _, p := range pods {
 			list = append(list, p.name)
