@@ -43,6 +43,7 @@ CNI_PLUGINS := $(addprefix github.com/containernetworking/plugins/plugins/,meta/
 CLUSTER_KUBE    := $(addprefix k8s.io/kubernetes/cmd/,kube-controller-manager kube-proxy kube-scheduler kubelet)
 CLUSTER_RUNTIME := $(addprefix github.com/containerd/containerd/v2/cmd/,containerd containerd-shim-runc-v2 ctr)
 CLUSTER         := $(BIN)/cluster --bin $(TOOLS)
+CLUSTER_TEST    := gwcl
 
 .PHONY: help
 help: ## Show what can be made
@@ -88,7 +89,7 @@ endif
 ## A real cluster
 
 .PHONY: cluster cluster-down cluster-parts
-cluster: root cluster-parts ## Bring up a real Kubernetes cluster with Godwit: 3 kubelets, containerd, kube-proxy (12 minutes the first time)
+cluster: root cluster-parts ## Bring up a real Kubernetes cluster with Godwit: 3 kubelets, containerd, kube-proxy (15 minutes the first time)
 	@$(CLUSTER) up --image "$$(VERSION='$(VERSION)' scripts/cluster-images dist/cluster)"
 
 cluster-down: ## Take the real cluster down, and leave nothing behind
@@ -98,12 +99,13 @@ cluster-parts: kube $(TOOLS)/.cluster
 	@mkdir -p $(BIN)
 	@cd e2e && CGO_ENABLED=0 go build -trimpath -o $(BIN)/ ./cmd/cluster ./cmd/podtest
 
+# Compiled with the flags of .kube, with which they have most packages in common.
 $(TOOLS)/.cluster: e2e/kube/cluster/go.mod e2e/kube/cluster/go.sum e2e/kube/runtime/go.mod e2e/kube/runtime/go.sum scripts/build
 	@scripts/install-packages $(CLUSTER_PACKAGES)
 	@echo "==> building kubelet, containerd and what belongs to them from their modules"
-	@GO_BUILD_FLAGS='-trimpath -ldflags=-s' scripts/build e2e/kube/cluster $(TOOLS) $(CLUSTER_KUBE)
-	@GO_BUILD_FLAGS='-trimpath -ldflags=-s' scripts/build e2e/kube/runtime $(TOOLS) $(CLUSTER_RUNTIME)
-	@CGO_ENABLED=1 GO_BUILD_FLAGS='-trimpath -tags=seccomp' scripts/build e2e/kube/runtime $(TOOLS) github.com/opencontainers/runc
+	@GO_BUILD_FLAGS=-ldflags=-s scripts/build e2e/kube/cluster $(TOOLS) $(CLUSTER_KUBE)
+	@GO_BUILD_FLAGS=-ldflags=-s scripts/build e2e/kube/runtime $(TOOLS) $(CLUSTER_RUNTIME)
+	@CGO_ENABLED=1 GO_BUILD_FLAGS=-tags=seccomp scripts/build e2e/kube/runtime $(TOOLS) github.com/opencontainers/runc
 	@touch $@
 
 ## The programs
@@ -163,8 +165,8 @@ $(TOOLS)/.golangci-lint: tools/go.mod tools/go.sum scripts/build
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "error: this needs root (it makes network namespaces): run it as root" >&2; exit 1; }
 
-.PHONY: test test-unit test-race test-image test-e2e test-vm
-test: root verify lint test-race test-image test-e2e test-vm ## Run everything that CI runs
+.PHONY: test test-unit test-race test-image test-e2e test-vm test-cluster
+test: root verify lint test-race test-image test-e2e test-vm test-cluster ## Run everything that CI runs
 
 test-unit: kube helm ## The inner loop: package tests, on the real kernel and API server
 	@scripts/install-packages $(LAB_PACKAGES)
@@ -205,11 +207,12 @@ soak: root kube programs lab-program ## Add and delete many pods in a lab while 
 	@scripts/install-packages $(LAB_PACKAGES)
 	@cd e2e && GODWIT_SOAK_PODS=$(or $(PODS),10000) GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -v -timeout 60m -run '^TestSoak$$' .
 
-# Not a part of `make test`: what it needs takes too long to build.
-.PHONY: test-cluster
-test-cluster: root cluster-parts ## The tests on the real cluster: install, reach, upgrade under traffic, uninstall
-	@cd e2e && GODWIT_CLUSTER_IMAGES="$$(VERSION='$(VERSION)' ../scripts/cluster-images ../dist/cluster | tr , :)" \
-		GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) go test -count=1 -timeout 20m -v -run '$(CLUSTER_TESTS)' ./cluster
+# The cluster goes also when the test is interrupted.
+test-cluster: root cluster-parts helm ## The tests on the real cluster: install, upgrade under traffic, reboot, uninstall, Helm: PREVIOUS=commit to upgrade from
+	@images=$$(VERSION='$(VERSION)' PREVIOUS='$(PREVIOUS)' scripts/cluster-images dist/cluster | tr , :); \
+	trap '$(CLUSTER) --prefix $(CLUSTER_TEST)- --dir /var/tmp/$(CLUSTER_TEST)-cluster down' EXIT; \
+	cd e2e; GODWIT_CLUSTER_IMAGES="$$images" GODWIT_E2E_NAME=$(CLUSTER_TEST) GODWIT_BIN=$(BIN) GODWIT_KUBE_BIN=$(TOOLS) \
+		go test -count=1 -timeout 20m -v -run '$(CLUSTER_TESTS)' ./cluster
 
 .PHONY: bench
 bench: root kube programs ## Measure against reference plugins, BIRD and FRR, in the same run

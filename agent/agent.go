@@ -38,6 +38,7 @@ import (
 	"github.com/godwit-net/godwit/bgp/unnumbered"
 	"github.com/godwit-net/godwit/cni"
 	"github.com/godwit-net/godwit/cni/wire"
+	"github.com/godwit-net/godwit/internal/untiring"
 	"github.com/godwit-net/godwit/ipam"
 	"github.com/godwit-net/godwit/routes"
 	"github.com/godwit-net/godwit/tunnel"
@@ -100,6 +101,7 @@ type Agent struct {
 	learned    *learned
 	underlay   *underlay
 	passwords  *passwords
+	absence    *absence // of the API server
 	remote     *remoteBlocks
 	namespaces *namespaces
 	restarting bool // routes of an earlier life of the agent are in the kernel
@@ -170,12 +172,15 @@ func (s *nodeState) troubles() error {
 // earlier life of it left: addresses, pods and routes.
 func New(ctx context.Context, o Options) (*Agent, error) {
 	o.Sysctls = cmp.Or(o.Sysctls, wire.DefaultSysctls)
+	gone := &absence{}
+	others := untiringClient{o.Client, untiring.Options{Away: gone.away}} // than the watch of the plan
 	a := &Agent{
 		o:          o,
 		log:        o.Log,
 		neighbors:  unnumbered.New(unnumbered.Options{Log: o.Log.With("part", "unnumbered")}),
-		passwords:  newPasswords(o.Client, o.Namespace, filepath.Join(o.RunDir, "passwords.json"), o.Log.With("part", "passwords")),
-		remote:     newRemoteBlocks(o.Client),
+		passwords:  newPasswords(others, o.Namespace, filepath.Join(o.RunDir, "passwords.json"), o.Log.With("part", "passwords")),
+		absence:    gone,
+		remote:     newRemoteBlocks(others),
 		namespaces: newNamespaces(o.Client, filepath.Join(o.StateDir, "namespaces.json"), o.Log.With("part", "namespaces")),
 		store:      BlockStore{Client: o.Client},
 		plans:      make(chan plan, 1),
@@ -319,7 +324,7 @@ func (a *Agent) stop(ctx context.Context) error {
 
 // listBlocks reads the node's blocks from the API once, however long that takes.
 func (a *Agent) listBlocks(ctx context.Context) {
-	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
+	for wait := time.Second; ; wait = min(2*wait, maxBackoff) {
 		blocks, err := a.store.ListNode(ctx, a.o.Node)
 		if err == nil {
 			a.blocks <- blocks // never full: sent once

@@ -15,11 +15,11 @@ const (
 
 	// figureShare is a node's share of the cluster's time for figures, for each block
 	// in the cluster: a block that comes changes the figures of all nodes at the same
-	// moment, and thousands of nodes are not to write at the same moment. It makes 50
+	// moment, and thousands of nodes are not to write at the same moment. It makes 20
 	// writes a second where each node has a block.
-	figureShare = 20 * time.Millisecond
+	figureShare = 50 * time.Millisecond
 	// freshPlan is for how long after a change of the node's plan figures are written
-	// at once: the controller may wait for them.
+	// at once, if not often: the controller may wait for them.
 	freshPlan = 30 * time.Second
 )
 
@@ -47,11 +47,11 @@ func (f *figures) ripe(o *observation, now time.Time) bool {
 	}
 	share := time.Duration(clusterBlocks(o.sessions)) * figureShare
 	burst := countBurst
-	switch {
-	case share < statusInterval || now.Sub(f.planned) < freshPlan:
-		share = 0
-	case share > countInterval:
+	if share > countInterval {
 		burst = 1
+	}
+	if share < statusInterval || now.Sub(f.planned) < freshPlan {
+		share = 0
 	}
 	f.limit.SetLimitAt(now, rate.Every(max(countInterval, share)))
 	f.limit.SetBurstAt(now, burst)

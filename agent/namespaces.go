@@ -18,7 +18,7 @@ import (
 
 const (
 	namespaceFresh   = 10 * time.Second       // how long labels are taken to be right
-	namespaceTimeout = 2 * time.Second        // how long a pod waits for labels that were never read
+	namespaceTimeout = 10 * time.Second       // how long a pod waits for labels that were never read
 	namespaceRefresh = 100 * time.Millisecond // how long a pod waits for newer ones
 	namespaceRead    = 30 * time.Second       // how long the API server has for its answer
 	mostNamespaces   = 4096                   // that are remembered

@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/internal/untiring"
 )
 
 const (
@@ -39,6 +40,52 @@ func (n noticing) Watch(ctx context.Context, list client.ObjectList, opts ...cli
 	w, err := n.WithWatch.Watch(ctx, list, opts...)
 	n.notice(err)
 	return w, err
+}
+
+// absence knows whether the API server is away, as far as the watch of the plan
+// has found. Its methods may be called concurrently.
+type absence struct {
+	mu   sync.Mutex
+	over chan struct{} // closed at the end; nil: it is not away
+}
+
+func (a *absence) begin() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.over = make(chan struct{})
+}
+
+func (a *absence) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	close(a.over)
+	a.over = nil
+}
+
+// away returns a channel that is closed when the server is back; nil: it is not
+// known to be away.
+func (a *absence) away() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.over
+}
+
+// untiringClient lists and watches through outages: what it is asked for is
+// answered soon after the server's return.
+type untiringClient struct {
+	client.WithWatch
+	o untiring.Options
+}
+
+// List implements client.Reader.
+func (c untiringClient) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	_, err := untiring.Again(ctx, c.o, func() (any, error) { return nil, c.WithWatch.List(ctx, list, opts...) })
+	return err
+}
+
+// Watch implements client.WithWatch.
+func (c untiringClient) Watch(ctx context.Context, list client.ObjectList, opts ...client.ListOption) (watch.Interface, error) {
+	return untiring.Again(ctx, c.o, func() (watch.Interface, error) { return c.WithWatch.Watch(ctx, list, opts...) })
 }
 
 // watchPlan hands the node's plan to the loop whenever it changes, and has the
@@ -98,7 +145,9 @@ func (a *Agent) watchPlanOnce(ctx context.Context) (begun bool) {
 		case <-again:
 			a.mistrust()
 		case <-failed:
+			a.absence.begin()
 			a.probe(ctx)
+			a.absence.end()
 			a.mistrust()
 			return end()
 		}

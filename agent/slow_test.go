@@ -91,7 +91,7 @@ func testPlanAfterOutage(t *testing.T, cfg *rest.Config, c client.Client) {
 	}
 	n.SetPools([]ipam.Pool{{Name: "p", CIDR: netip.MustParsePrefix("172.25.0.0/20"), BlockLen: 26, Allocate: true}})
 	a := &Agent{
-		o: Options{Node: "outage", Client: flaky}, log: quiet, addresses: n,
+		o: Options{Node: "outage", Client: flaky}, log: quiet, addresses: n, absence: &absence{},
 		plans: make(chan plan, 1), rewrite: make(chan struct{}, 1),
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -27,6 +27,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -40,6 +41,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
+	"github.com/godwit-net/godwit/internal/untiring"
 )
 
 // Name is under which the controller shows up in events and in the name of its
@@ -59,7 +61,7 @@ const (
 	countSettle = 500 * time.Millisecond
 
 	retryFirst = 100 * time.Millisecond
-	retryLast  = 30 * time.Second
+	retryLast  = 5 * time.Second
 )
 
 // Options are the settings of a controller.
@@ -134,6 +136,7 @@ func (o Options) manager(scheme *runtime.Scheme) manager.Options {
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
 			ByObject:         map[client.Object]cache.ByObject{&corev1.Node{}: {Transform: slimNode}},
+			NewInformer:      o.newInformer,
 		},
 		LeaderElection:          o.LeaderElect,
 		LeaderElectionID:        Name,
@@ -152,6 +155,20 @@ func (o Options) manager(scheme *runtime.Scheme) manager.Options {
 		m.RetryPeriod = new(o.leaseDuration / 8)
 	}
 	return m
+}
+
+// newInformer makes an informer that has its objects within seconds after an outage
+// of the API server. The controller's own work does not begin before.
+func (o Options) newInformer(lw toolscache.ListerWatcher, kind runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+	what := fmt.Sprintf("%T", kind)
+	tell := func(err error) {
+		if err != nil {
+			o.Log.Warn("the API server does not answer; asking on", "kind", what, "error", err)
+			return
+		}
+		o.Log.Info("the API server answers again", "kind", what)
+	}
+	return toolscache.NewSharedIndexInformer(untiring.New(lw, untiring.Options{Tell: tell}), kind, resync, indexers)
 }
 
 // orOff returns the address, or what controller-runtime takes for none.

@@ -16,7 +16,7 @@ type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
 // enqueue returns a handler that makes every event the same piece of work, to be
 // done when the first of a burst of events is settle old.
-func enqueue(key string, settle time.Duration) handler.EventHandler {
+func enqueue(key string, settle time.Duration) handler.Funcs {
 	request := requestFor(key)
 	return handler.Funcs{
 		CreateFunc:  func(_ context.Context, _ event.CreateEvent, q queue) { q.AddAfter(request, settle) },

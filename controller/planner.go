@@ -8,10 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,6 +17,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -28,27 +28,16 @@ import (
 	"github.com/godwit-net/godwit/controller/plan"
 )
 
-// writers is how many plans are written at once.
-const writers = 8
-
-// sessionSpacing is the least time between two writes of a plan for each session
-// in it. What a write costs the API server grows with the sessions, and plans with
-// many of them, those of reflectors, change with every node that joins: so they
-// cost it no more than others.
-const sessionSpacing = 10 * time.Millisecond
-
 // planner makes the plan anew whenever something changes that it is made from,
 // and writes what differs. All events lead to the same one piece of work, so
 // its methods never run concurrently.
 type planner struct {
 	client   client.Client
 	recorder *recorder
-	now      func() time.Time
+	writes   *writes
 
 	// problems are those of nodes that were reported, so that each is once.
 	problems map[string]plan.Problem
-	// written is what was written of each plan, by node.
-	written map[string]version
 	// waits is what a change of the topology waited for, as last logged.
 	waits string
 	// reflectorsLack is why there were no route reflectors as asked.
@@ -59,15 +48,8 @@ type planner struct {
 	settled atomic.Bool
 }
 
-// version tells one state of a NodeNetwork's spec from others.
-type version struct {
-	uid        types.UID
-	generation int64
-	at         time.Time // of the write
-}
-
 func newPlanner(c client.Client, recorder *recorder) *planner {
-	return &planner{client: c, recorder: recorder, now: time.Now, written: make(map[string]version)}
+	return &planner{client: c, recorder: recorder, writes: newWrites(time.Now)}
 }
 
 func (r *planner) setUp(mgr manager.Manager) error {
@@ -94,8 +76,19 @@ func (r *planner) setUp(mgr manager.Manager) error {
 		Watches(&v1alpha1.BGPFilter{}, on, spec).
 		Watches(&v1alpha1.IPPool{}, on, every).
 		Watches(&v1alpha1.IPBlock{}, on, spec).
-		Watches(&v1alpha1.NodeNetwork{}, on, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, r.reportAwaited()))).
+		Watches(&v1alpha1.NodeNetwork{}, r.forgetting(on), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, r.reportAwaited()))).
 		Complete(r)
+}
+
+// forgetting returns a handler that does the same, and knows of a plan that is
+// deleted that it is not there any more.
+func (r *planner) forgetting(on handler.Funcs) handler.Funcs {
+	then := on.DeleteFunc
+	on.DeleteFunc = func(ctx context.Context, e event.DeleteEvent, q queue) {
+		r.writes.forget(e.Object.GetName())
+		then(ctx, e, q)
+	}
+	return on
 }
 
 // hasServiceCIDRs tells whether the API server has ServiceCIDRs, as since Kubernetes
@@ -120,26 +113,51 @@ func (r *planner) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if r.behind(in.Networks) {
-		return reconcile.Result{RequeueAfter: planSettle}, nil
-	}
+	var flying bool
+	in.Networks, flying = r.writes.over(in.Networks)
 	p := plan.Make(in)
 	r.report(p, in)
 	r.logTopology(ctx, p)
 	r.reportReflectors(p, in.Config)
-	wait, err := r.writePlans(ctx, p, in)
-	err = errors.Join(
-		err,
-		r.deletePlans(ctx, p, in),
-		r.writePools(ctx, p, in),
-		r.writePeers(ctx, p, in),
-	)
+	limit, cancel := context.WithTimeout(ctx, passLimit)
+	defer cancel()
+	var again soonest
+	if flying {
+		// If one of them fails, this is not what would follow.
+		again.after(onInterval)
+		r.createPlans(ctx, limit.Done(), p, in, &again)
+	} else {
+		r.writePlans(ctx, limit.Done(), p, in, &again)
+		err = errors.Join(
+			r.deletePlans(ctx, p, in),
+			r.writePools(ctx, p, in),
+			r.writePeers(ctx, p, in),
+		)
+	}
+	on, failed := r.writes.wait(ctx, limit.Done())
+	if err = errors.Join(failed, err); on {
+		again.after(onInterval)
+	}
 	// What was written comes back as an event, and shows whether that was the last step.
-	r.settled.Store(err == nil && !p.Waiting)
+	r.settled.Store(err == nil && !p.Waiting && !on && !flying)
 	if err != nil {
 		return reconcile.Result{}, err // comes back by itself
 	}
-	return reconcile.Result{RequeueAfter: wait}, nil
+	return reconcile.Result{RequeueAfter: time.Duration(again)}, nil
+}
+
+// onInterval is how often is looked at what became of writes that go on. Where
+// they succeed, events say so.
+const onInterval = time.Second
+
+// soonest is after which time something is to be done, the first of several; zero:
+// there is nothing.
+type soonest time.Duration
+
+func (s *soonest) after(d time.Duration) {
+	if *s == 0 || d < time.Duration(*s) {
+		*s = soonest(d)
+	}
 }
 
 // read collects the input of a plan from the cache. The objects are the cache's
@@ -195,125 +213,12 @@ func (r *planner) get(ctx context.Context, name string, obj client.Object) (bool
 	return err == nil, nil
 }
 
-// behind tells whether the cache lacks plans that were written: steps of a
-// change follow from the plans so far, and older ones would lead to a step that
-// is over.
-func (r *planner) behind(networks []v1alpha1.NodeNetwork) bool {
-	return slices.ContainsFunc(networks, func(nn v1alpha1.NodeNetwork) bool {
-		w := r.written[nn.Name]
-		return nn.UID == w.uid && nn.Generation < w.generation
-	})
-}
-
-// writePlans creates and changes the NodeNetworks whose plan is another now. A
-// node without a plan keeps the NodeNetwork that it has. Changes that come too soon
-// after the last of the same plan are left for later: wait is until when, zero if
-// there are none.
-func (r *planner) writePlans(ctx context.Context, p *plan.Plan, in plan.Input) (wait time.Duration, err error) {
-	have := make(map[string]*v1alpha1.NodeNetwork, len(in.Networks))
-	for i := range in.Networks {
-		have[in.Networks[i].Name] = &in.Networks[i]
-	}
-	var group errgroup.Group
-	group.SetLimit(writers)
-	names := p.Nodes()
-	errs := make([]error, len(names))
-	written := make([]version, len(names))
-	for i, name := range names {
-		spec, _ := p.Spec(name)
-		old := have[name]
-		if old != nil && apiequality.Semantic.DeepEqual(old.Spec, spec) {
-			continue
-		}
-		if early := r.early(old, &spec); early > 0 {
-			if wait == 0 || early < wait {
-				wait = early
-			}
-			continue
-		}
-		group.Go(func() error {
-			written[i], errs[i] = r.writePlan(ctx, name, old, &spec)
-			return nil
-		})
-	}
-	_ = group.Wait()
-	for i, name := range names {
-		if written[i] != (version{}) {
-			written[i].at = r.now()
-			r.written[name] = written[i]
-		}
-	}
-	return wait, errors.Join(errs...)
-}
-
-// early returns for how long a change of a plan has to wait.
-func (r *planner) early(old *v1alpha1.NodeNetwork, spec *v1alpha1.NodeNetworkSpec) time.Duration {
-	if old == nil {
-		return 0
-	}
-	w := r.written[old.Name]
-	if w.uid != old.UID {
-		return 0
-	}
-	spacing := time.Duration(max(len(old.Spec.Sessions), len(spec.Sessions))) * sessionSpacing
-	return spacing - r.now().Sub(w.at)
-}
-
-// writePlan writes one plan and returns what came of it: nothing when somebody
-// else created or deleted it just now.
-func (r *planner) writePlan(ctx context.Context, name string, old *v1alpha1.NodeNetwork, spec *v1alpha1.NodeNetworkSpec) (version, error) {
-	// The client decodes answers into what it is given, and the spec shares memory
-	// with the cache.
-	if old == nil {
-		obj := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: *spec.DeepCopy()}
-		if err := r.client.Create(ctx, obj); apierrors.IsAlreadyExists(err) {
-			return version{}, nil
-		} else if err != nil {
-			return version{}, fmt.Errorf("create the plan of node %s: %w", name, err)
-		}
-		log.FromContext(ctx).Info("node has a plan", "node", name, "sessions", len(spec.Sessions), "pools", len(spec.Pools))
-		return version{uid: obj.UID, generation: obj.Generation}, nil
-	}
-	obj := old.DeepCopy()
-	obj.Spec = *spec.DeepCopy()
-	if err := r.client.Patch(ctx, obj, client.MergeFrom(old)); apierrors.IsNotFound(err) {
-		return version{}, nil
-	} else if err != nil {
-		return version{}, fmt.Errorf("change the plan of node %s: %w", name, err)
-	}
-	log.FromContext(ctx).Info("plan of node changed", "node", name, "sessions", len(spec.Sessions), "pools", len(spec.Pools))
-	return version{uid: obj.UID, generation: obj.Generation}, nil
-}
-
-// deletePlans deletes the NodeNetworks of nodes that are no more, and have no
-// blocks: of those with blocks the releaser does.
-func (r *planner) deletePlans(ctx context.Context, p *plan.Plan, in plan.Input) error {
-	exists := make(map[string]bool, len(in.Nodes))
-	for i := range in.Nodes {
-		exists[in.Nodes[i].Name] = true
-	}
-	var errs []error
-	for i := range in.Networks {
-		nn := &in.Networks[i]
-		if exists[nn.Name] || p.Departed(nn.Name) || nn.DeletionTimestamp != nil {
-			continue
-		}
-		err := r.client.Delete(ctx, nn, client.Preconditions{UID: &nn.UID})
-		if client.IgnoreNotFound(err) != nil {
-			errs = append(errs, fmt.Errorf("delete the plan of the deleted node %s: %w", nn.Name, err))
-			continue
-		}
-		delete(r.written, nn.Name)
-		log.FromContext(ctx).Info("plan of deleted node deleted", "node", nn.Name)
-	}
-	return errors.Join(errs...)
-}
-
 func (r *planner) writePools(ctx context.Context, p *plan.Plan, in plan.Input) error {
 	var errs []error
 	for i := range in.Pools {
 		old := &in.Pools[i]
-		if err := r.holdPool(ctx, old, p.Holds(old.Name)); err != nil {
+		// A conflict is over with the event of what came in between.
+		if err := r.holdPool(ctx, old, p.Holds(old.Name)); err != nil && !apierrors.IsConflict(err) {
 			errs = appendFound(errs, err, "write the finalizers of IPPool "+old.Name)
 		}
 		obj := old.DeepCopy()

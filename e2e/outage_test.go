@@ -28,7 +28,7 @@ const agreeLimit = 10 * time.Second
 // nodes have learned.
 func TestOutages(t *testing.T) {
 	netnstest.RequireRoot(t)
-	ctx := deadline(t, 6*time.Minute)
+	ctx := deadline(t, 10*time.Minute)
 	l := bringUp(ctx, t, lab.Options{})
 	for _, tt := range []struct {
 		name string
@@ -37,6 +37,7 @@ func TestOutages(t *testing.T) {
 		{"Agreement", testAgreement},
 		{"WorkWithoutAPI", testWorkWithoutAPI},
 		{"Restored", testRestored},
+		{"Gated", testGated},
 	} {
 		if !t.Run(tt.name, func(t *testing.T) { tt.run(t, l) }) && ctx.Err() != nil {
 			t.Fatal("out of time")
@@ -149,6 +150,7 @@ type herd struct {
 	pods           map[string][]string // names by node
 	added, deleted int
 	slowest        time.Duration
+	late           int // pods that took longer than slowLatency to come or go
 }
 
 const atOnce = 4 // pods that a node works on
@@ -167,7 +169,7 @@ func (h *herd) add(ctx context.Context, each int) {
 		}
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.slowest = max(h.slowest, time.Since(begin))
+		h.took(time.Since(begin))
 		h.pods[node] = append(h.pods[node], name)
 		h.added++
 		return nil
@@ -192,10 +194,18 @@ func (h *herd) del(ctx context.Context, each int) {
 		}
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.slowest = max(h.slowest, time.Since(begin))
+		h.took(time.Since(begin))
 		h.deleted++
 		return nil
 	})
+}
+
+// took notes how long a pod took; h.mu is held.
+func (h *herd) took(d time.Duration) {
+	h.slowest = max(h.slowest, d)
+	if d > slowLatency {
+		h.late++
+	}
 }
 
 // all does something so many times on each node.

@@ -50,6 +50,7 @@ func (s *Speaker) apply(ctx context.Context, c bgp.Config) error {
 		}
 	}
 	policy := newPolicy(c)
+	policy.among(sortedKeys(s.applied.peers)) // one that could not be removed is told apart, too
 	s.markForEvaluation(policy, want, added, withdrawn)
 	s.learned.setPeers(c, want)
 	s.book.setPeers(want)

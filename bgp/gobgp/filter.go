@@ -18,10 +18,11 @@ type document struct {
 	sets       []*api.DefinedSet
 	names      map[string]bool // of the sets
 	statements map[string][]*api.Statement
+	everyone   []netip.Addr // whom sets of neighbours have to tell apart
 }
 
-func newDocument() *document {
-	return &document{names: make(map[string]bool), statements: make(map[string][]*api.Statement)}
+func newDocument(everyone []netip.Addr) *document {
+	return &document{everyone: everyone, names: make(map[string]bool), statements: make(map[string][]*api.Statement)}
 }
 
 // match holds conditions, all of which a route must meet. No peers and no
@@ -265,9 +266,9 @@ func suffix(f bgp.Families) string {
 }
 
 func (d *document) neighbors(name string, peers []netip.Addr) *api.MatchSet {
-	list := make([]string, len(peers))
-	for i, a := range peers {
-		list[i] = netip.PrefixFrom(a.WithZone(""), a.BitLen()).String()
+	var list []string
+	for _, p := range cover(peers, d.everyone) {
+		list = append(list, p.String())
 	}
 	set := d.set(api.DefinedType_DEFINED_TYPE_NEIGHBOR, name+"-peers", list...)
 	set.Type = api.MatchSet_TYPE_ANY

@@ -52,6 +52,8 @@ type policy struct {
 	// node peers of these parts then.
 	reflects         bool
 	clients, servers []netip.Addr
+	// everyone are the peers that there are while the policy is in force, sorted.
+	everyone []netip.Addr
 }
 
 // knownPeer is a peer that knows us by another AS number than ours, which may be
@@ -99,6 +101,7 @@ func newPolicy(c bgp.Config) *policy {
 		p.hops[bgp.FamilyOf(hop)] = hop
 	}
 	for _, peer := range peers {
+		p.everyone = append(p.everyone, peer.Address)
 		if p.sessions != nil {
 			for _, f := range hopOf(peer.Address).Each() {
 				p.sessions[f] = append(p.sessions[f], peer.Address)
@@ -165,6 +168,13 @@ func (p *policy) addExternal(c bgp.Config, peer bgp.Peer) {
 	p.exports[i].peers = append(p.exports[i].peers, peer.Address)
 }
 
+// among adds peers that are there, too, though they are not to be.
+func (p *policy) among(peers []netip.Addr) {
+	p.everyone = slices.Concat(p.everyone, peers)
+	slices.SortFunc(p.everyone, netip.Addr.Compare)
+	p.everyone = slices.Compact(p.everyone)
+}
+
 // marksReflected tells whether routes of a node peer are marked as those of a
 // reflector.
 func (p *policy) marksReflected(peer bgp.Peer) bool {
@@ -202,7 +212,7 @@ func sameRules(a, b []bgp.Rule) bool {
 
 // document says the policy in GoBGP's words.
 func (p *policy) document() *document {
-	d := newDocument()
+	d := newDocument(p.everyone)
 	p.imports(d)
 	p.exported(d)
 	return d

@@ -8,6 +8,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/godwit-net/godwit/internal/untiring"
 	"github.com/godwit-net/godwit/internal/version"
 )
 
@@ -27,7 +28,7 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 		return nil, fmt.Errorf("API server: %w", err)
 	}
 	c.UserAgent = "godwit-agent/" + version.Version
-	return c, nil
+	return untiring.Config(c), nil
 }
 
 // addressOf returns the address of the API server, or none where it is reached by

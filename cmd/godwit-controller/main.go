@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager/signals"
 
 	"github.com/godwit-net/godwit/controller"
+	"github.com/godwit-net/godwit/internal/untiring"
 	"github.com/godwit-net/godwit/internal/version"
 )
 
@@ -75,12 +76,16 @@ func run(kubeconfig, level string, o controller.Options) error {
 	if err != nil {
 		return err
 	}
+	ctx := signals.SetupSignalHandler()
+	if err := controller.Await(ctx, cfg, o.HealthAddress, o.Log); err != nil || ctx.Err() != nil {
+		return err
+	}
 	mgr, err := controller.New(cfg, o)
 	if err != nil {
 		return err
 	}
 	o.Log.Info("godwit-controller starts", "version", version.Version, "apiServer", cfg.Host)
-	return mgr.Start(signals.SetupSignalHandler())
+	return mgr.Start(ctx)
 }
 
 func restConfig(kubeconfig string) (*rest.Config, error) {
@@ -90,5 +95,5 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find out how to reach the API server: %s (give --kubeconfig)", strings.TrimSpace(err.Error()))
 	}
-	return cfg, nil
+	return untiring.Config(cfg), nil
 }

@@ -41,22 +41,31 @@ func ownBlock(node, cidr string) v1alpha1.IPBlock {
 	return v1alpha1.IPBlock{Spec: v1alpha1.IPBlockSpec{CIDR: cidr, Pool: "pods", NodeName: node}}
 }
 
-// settle lets all plans be written and carried out.
+// settle lets all plans be written and carried out, until they stay.
 func settle(in Input) Input {
 	for range 20 {
-		p := Make(in)
-		in.Networks = nil
-		for _, name := range p.Nodes() {
-			spec, _ := p.Spec(name)
-			nn := v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name, Generation: 1}, Spec: spec}
-			nn.Status.ObservedGeneration, nn.Status.BlocksFromAPI = 1, spec.BlocksFromAPI
-			for _, s := range spec.Sessions {
-				nn.Status.Sessions = append(nn.Status.Sessions, v1alpha1.SessionStatus{
-					Name: s.Name, Kind: s.Kind, PeerAddress: s.PeerAddress, State: established, Accepted: 100,
-				})
-			}
-			in.Networks = append(in.Networks, nn)
+		in = carryOut(in)
+		if len(changed(in)) == 0 {
+			break
 		}
+	}
+	return in
+}
+
+// carryOut lets all plans as they are now be written and carried out.
+func carryOut(in Input) Input {
+	p := Make(in)
+	in.Networks = nil
+	for _, name := range p.Nodes() {
+		spec, _ := p.Spec(name)
+		nn := v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name, Generation: 1}, Spec: spec}
+		nn.Status.ObservedGeneration, nn.Status.BlocksFromAPI = 1, spec.BlocksFromAPI
+		for _, s := range spec.Sessions {
+			nn.Status.Sessions = append(nn.Status.Sessions, v1alpha1.SessionStatus{
+				Name: s.Name, Kind: s.Kind, PeerAddress: s.PeerAddress, State: established, Accepted: 100,
+			})
+		}
+		in.Networks = append(in.Networks, nn)
 	}
 	return in
 }

@@ -1,26 +1,11 @@
 package plan
 
 import (
-	"cmp"
-	"encoding/binary"
 	"fmt"
-	"hash/fnv"
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/labels"
-
 	"github.com/godwit-net/godwit/api/v1alpha1"
-)
-
-const (
-	defaultRedundancy = 3
-	defaultMeshLimit  = 100
-	// clientsEach is how many clients a reflector is to have at most, in Auto.
-	clientsEach = 500
-	// rackLabel is what many give racks by; Kubernetes knows regions and zones only.
-	rackLabel = "topology.kubernetes.io/rack"
 )
 
 // reflection is a node's part in route reflection, as planned.
@@ -29,6 +14,8 @@ type reflection struct {
 	reflects bool
 	servers  []*node // its reflectors
 	clients  []*node // whose servers has it, reflectors included
+	// fellows are nodes that are to become reflectors at the same time.
+	fellows []*node
 	// acted tells that it was a reflector so far that the others took for one.
 	acted bool
 }
@@ -36,7 +23,7 @@ type reflection struct {
 // partners returns the nodes with which n has sessions for route reflection,
 // sorted by name.
 func (n *node) partners() []*node {
-	all := slices.Concat(n.servers, n.clients)
+	all := slices.Concat(n.servers, n.clients, n.fellows)
 	slices.SortFunc(all, func(a, b *node) int { return strings.Compare(a.name, b.name) })
 	return slices.Compact(all)
 }
@@ -48,6 +35,8 @@ func (n *node) partOf(other *node) v1alpha1.Reflection {
 		return v1alpha1.ReflectionServer
 	case n.reflects && slices.Contains(other.servers, n):
 		return v1alpha1.ReflectionClient
+	case slices.Contains(n.fellows, other):
+		return v1alpha1.ReflectionServer // which it is about to be
 	}
 	return ""
 }
@@ -56,9 +45,9 @@ func (n *node) partOf(other *node) v1alpha1.Reflection {
 // that are to be. Where there are none so far (first), all is at once as it is to
 // be. Else it goes in steps that take no route away:
 //
-//   - A node becomes a reflector, one at a time, when it has learned everything as
-//     a client of all the others: as a reflector it is told of each node by that
-//     node's own reflectors only.
+//   - Nodes become reflectors when they have learned everything as clients of all
+//     the others, and have sessions with each other: as a reflector each is told of
+//     a node by that node's own reflectors only.
 //   - A node that gets other reflectors keeps those it had until it has learned
 //     everything from the new ones.
 //   - A reflector that is to be none any more remains one for as long as nodes keep
@@ -95,13 +84,17 @@ func (p *Plan) planReflectors(elected []*node, first bool) {
 			retiring = append(retiring, n)
 		}
 	}
+	var choosing []*node // others are being promoted, or have what they had
 	for _, n := range rest {
 		if n.departed {
 			n.servers = n.keptServers(acting)
 		}
-		if len(n.servers) == 0 { // else it is being promoted, or has what it had
-			n.servers = p.choose(n, acting)
+		if len(n.servers) == 0 {
+			choosing = append(choosing, n)
 		}
+	}
+	p.assign(choosing, acting)
+	for _, n := range rest {
 		if !n.reflecting() {
 			p.keepServers(n, acting, retiring)
 		}
@@ -147,25 +140,57 @@ func (p *Plan) keepServers(n *node, acting, retiring []*node) {
 	n.servers = slices.Concat(n.servers, kept, leaving)
 }
 
-// promote lets the first of the elected that is no reflector yet learn everything
-// as a client of all that are, and makes it one when it has, and no other change of
-// reflectors is under way.
+// promote lets those of the elected that are no reflectors yet learn everything as
+// clients of all that are, and makes reflectors of those that have, when no other
+// change of reflectors is under way.
 func (p *Plan) promote(elected []*node, acting, rest *[]*node) {
-	i := slices.IndexFunc(elected, func(n *node) bool { return !n.reflects })
-	if i < 0 {
+	var candidates []*node
+	for _, n := range elected {
+		if !n.reflects && len(candidates) < clientsEach {
+			candidates = append(candidates, n)
+		}
+	}
+	if len(candidates) == 0 {
 		return
 	}
-	n := elected[i]
-	retiring := slices.ContainsFunc(*rest, func(o *node) bool { return o != n && o.reflecting() })
-	if !n.counts || retiring || !p.agreed() || p.missingServed(n, *acting) != "" {
+	retiring := slices.ContainsFunc(*rest, func(n *node) bool { return n.reflecting() && !slices.Contains(candidates, n) })
+	if !retiring && p.agreed() {
+		for _, n := range p.learned(candidates, *acting) {
+			n.reflects = true
+			*rest = without(*rest, n)
+			*acting = append(*acting, n)
+		}
+		slices.SortFunc(*acting, func(a, b *node) int { return strings.Compare(a.name, b.name) })
+		candidates = slices.DeleteFunc(candidates, func(n *node) bool { return n.reflects })
+	}
+	for _, n := range candidates {
 		n.servers = slices.Clone(*acting)
+		n.fellows = without(candidates, n)
 		p.Waiting = true
-		return
 	}
-	n.reflects = true
-	*rest = without(*rest, n)
-	*acting = append(*acting, n)
-	slices.SortFunc(*acting, func(a, b *node) int { return strings.Compare(a.name, b.name) })
+}
+
+// learned returns those of the candidates that have learned everything from the
+// reflectors and from each other.
+func (p *Plan) learned(candidates, acting []*node) []*node {
+	var all []*node
+	for _, n := range candidates {
+		if !n.counts || p.missingServed(n, acting) != "" {
+			continue
+		}
+		if !slices.ContainsFunc(all, func(o *node) bool { return !n.takes(o) || !o.takes(n) }) {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// takes tells whether n reports that it takes the blocks of other in a session
+// with it, or that can't be.
+func (n *node) takes(other *node) bool {
+	addr, ok := n.reach(other)
+	got, up := n.acceptedFromNodes()[addr.String()]
+	return !ok || n.fresh && up && got >= other.owned.expected(n, other)
 }
 
 // retire plans for the reflectors that are to be none any more.
@@ -235,164 +260,6 @@ func (p *Plan) agreed() bool {
 		}
 	}
 	return true
-}
-
-// elect returns the nodes that are to be reflectors, those that are first; none
-// when there can't be any. what says why not.
-func (p *Plan) elect() (elected []*node, what string) {
-	selector := labels.Everything()
-	if rr := p.config.RouteReflectors; rr != nil && rr.NodeSelector != nil {
-		s, err := parseSelector(rr.NodeSelector)
-		if err != nil {
-			return p.reflectors(), fmt.Sprintf("routeReflectors.nodeSelector: %v", err)
-		}
-		selector = s
-	}
-	var candidates []*node
-	for _, n := range p.nodes {
-		if n.ready && !n.draining && selector.Matches(n.labels) {
-			candidates = append(candidates, n)
-		}
-	}
-	if len(candidates) == 0 {
-		return p.reflectors(), "no node that routeReflectors.nodeSelector matches is ready to be a reflector"
-	}
-	slices.SortFunc(candidates, func(a, b *node) int {
-		return cmp.Or(boolCompare(b.acted, a.acted), boolCompare(b.counts, a.counts),
-			a.created.Compare(b.created.Time), strings.Compare(a.name, b.name))
-	})
-	if p.config.Topology == v1alpha1.TopologyRouteReflectors {
-		return candidates, ""
-	}
-	return spread(candidates, p.reflectorsWanted()), ""
-}
-
-// reflectors returns the nodes that are reflectors in the plan so far.
-func (p *Plan) reflectors() []*node {
-	return slices.DeleteFunc(slices.Clone(p.nodes), func(n *node) bool { return !n.acted })
-}
-
-// reflectorsWanted is how many reflectors Auto has: as many as each node has, and
-// more when each would have too many clients.
-func (p *Plan) reflectorsWanted() int {
-	k := p.redundancy()
-	return max(k, (len(p.nodes)*k+clientsEach-1)/clientsEach)
-}
-
-func (p *Plan) redundancy() int {
-	if rr := p.config.RouteReflectors; rr != nil {
-		return int(deref(rr.Redundancy, defaultRedundancy))
-	}
-	return defaultRedundancy
-}
-
-// meshLimit is up to how many nodes Auto is a mesh. Where there are reflectors
-// they stay down to four fifths of it, so that a node that comes and goes does not
-// change the topology each time.
-func (p *Plan) meshLimit(reflected bool) int {
-	limit := defaultMeshLimit
-	if rr := p.config.RouteReflectors; rr != nil {
-		limit = int(deref(rr.MeshLimit, defaultMeshLimit))
-	}
-	if reflected {
-		return limit * 4 / 5
-	}
-	return limit
-}
-
-// spread takes so many candidates, the first ones first, but from zones and in
-// them racks that have the fewest yet. Of those that are reflectors none is let
-// go for less than twice the number.
-func spread(candidates []*node, want int) []*node {
-	var taken []*node
-	zones, racks := make(map[string]int), make(map[string]int)
-	take := func(n *node) {
-		taken = append(taken, n)
-		zones[n.zone()]++
-		racks[n.rack()]++
-	}
-	rest := slices.Clone(candidates)
-	for len(rest) > 0 && rest[0].acted && len(taken) < 2*want {
-		take(rest[0])
-		rest = rest[1:]
-	}
-	for len(rest) > 0 && len(taken) < want {
-		best := 0
-		for i, n := range rest {
-			if cmp.Or(cmp.Compare(zones[n.zone()], zones[rest[best].zone()]), boolCompare(rest[best].counts, n.counts),
-				cmp.Compare(racks[n.rack()], racks[rest[best].rack()])) < 0 {
-				best = i
-			}
-		}
-		take(rest[best])
-		rest = slices.Delete(rest, best, best+1)
-	}
-	return taken
-}
-
-func (n *node) zone() string { return n.labels[corev1.LabelTopologyZone] }
-func (n *node) rack() string { return n.zone() + "/" + n.labels[rackLabel] }
-
-// choose returns the reflectors of a node: the first of its own zone when there
-// is one, the others of other zones as far as there are. Among equals a hash of
-// both names decides, so that another reflector changes little.
-func (p *Plan) choose(n *node, reflectors []*node) []*node {
-	rest := make([]*node, 0, len(reflectors))
-	for _, r := range reflectors {
-		if _, ok := n.reach(r); ok && r != n {
-			rest = append(rest, r)
-		}
-	}
-	weight := make(map[*node]uint64, len(rest))
-	for _, r := range rest {
-		weight[r] = rendezvous(n.name, r.name)
-	}
-	slices.SortFunc(rest, func(a, b *node) int {
-		return cmp.Or(cmp.Compare(n.lacks(a), n.lacks(b)), boolCompare(a.draining, b.draining),
-			boolCompare(a.zone() != n.zone(), b.zone() != n.zone()), cmp.Compare(weight[a], weight[b]))
-	})
-	zones := make(map[string]int)
-	var chosen []*node
-	for len(rest) > 0 && len(chosen) < p.redundancy() {
-		best := 0
-		for i, r := range rest {
-			if cmp.Or(cmp.Compare(n.lacks(r), n.lacks(rest[best])), cmp.Compare(zones[r.zone()], zones[rest[best].zone()])) < 0 {
-				best = i
-			}
-		}
-		chosen = append(chosen, rest[best])
-		zones[rest[best].zone()]++
-		rest = slices.Delete(rest, best, best+1)
-	}
-	slices.SortFunc(chosen, func(a, b *node) int { return strings.Compare(a.name, b.name) })
-	return chosen
-}
-
-// lacks counts the families of n that r can't tell it of.
-func (n *node) lacks(r *node) int {
-	lacking := 0
-	for _, a := range n.addrs {
-		if !r.has(a) {
-			lacking++
-		}
-	}
-	return lacking
-}
-
-// rendezvous weighs a pair of names (highest random weight hashing).
-func rendezvous(a, b string) uint64 {
-	h := fnv.New64a()
-	var length [4]byte
-	binary.BigEndian.PutUint32(length[:], uint32(len(a)))
-	_, _ = h.Write(length[:])
-	_, _ = h.Write([]byte(a))
-	_, _ = h.Write([]byte(b))
-	// FNV's high bits depend little on the last bytes.
-	x := h.Sum64()
-	x ^= x >> 33
-	x *= 0xff51afd7ed558ccd
-	x ^= x >> 33
-	return x
 }
 
 // missingServed says what a node lacks of what its reflectors are to tell it, and

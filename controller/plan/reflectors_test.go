@@ -64,7 +64,7 @@ func TestReflectorsAreSpreadAndStay(t *testing.T) {
 }
 
 func TestAutoHasMoreReflectorsInALargerCluster(t *testing.T) {
-	for nodes, want := range map[int]int{101: 3, 500: 3, 501: 4, 5000: 30} {
+	for nodes, want := range map[int]int{101: 4, 133: 4, 134: 5, 1000: 30, 1001: 38, 5000: 185} {
 		p := &Plan{nodes: make([]*node, nodes)}
 		if got := p.reflectorsWanted(); got != want {
 			t.Errorf("%d nodes have %d reflectors, want %d", nodes, got, want)
@@ -73,46 +73,65 @@ func TestAutoHasMoreReflectorsInALargerCluster(t *testing.T) {
 }
 
 // Each node has the reflectors that it is to have: one of its own zone, the others
-// of other zones. All have about as many clients, and another reflector changes
-// only those that get it.
+// of other zones. All have about as many clients. Nodes keep them when there are
+// more, and what joins then gets the new ones.
 func TestNodesChooseReflectors(t *testing.T) {
 	nodes := reflectorNodes(250, []string{"a/1", "b/1", "c/1", "d/1"})
-	reflectors, more := nodes[:8], nodes[:9]
+	reflectors, clients, later := nodes[:12], nodes[16:700], nodes[700:]
 	p := &Plan{}
-	clients := map[string]int{}
-	changed := 0
-	for _, n := range nodes[9:] {
-		chosen := p.choose(n, reflectors)
-		in := map[string]int{}
-		for _, r := range chosen {
-			in[r.zone()]++
-			clients[r.name]++
-		}
-		if len(chosen) != defaultRedundancy || len(in) != defaultRedundancy || in[n.zone()] != 1 {
-			t.Fatalf("%s chooses %s", n.name, namesOf(chosen))
-		}
-		with := p.choose(n, more)
-		kept := 0
-		for _, r := range with {
-			if slices.Contains(chosen, r) {
-				kept++
+	chosen := func(nodes []*node) (load map[string]int) {
+		t.Helper()
+		load = map[string]int{}
+		for _, n := range nodes {
+			in := map[string]int{}
+			for _, r := range n.servers {
+				in[r.zone()]++
+				load[r.name]++
+			}
+			if len(n.servers) != defaultRedundancy || len(in) != defaultRedundancy || in[n.zone()] != 1 {
+				t.Fatalf("%s chooses %s", n.name, namesOf(n.servers))
 			}
 		}
-		if kept < len(chosen)-1 || kept < len(chosen) && !slices.Contains(with, nodes[8]) {
-			t.Fatalf("%s has %s, and with %s it has %s", n.name, namesOf(chosen), nodes[8].name, namesOf(with))
-		}
-		if kept < len(chosen) {
-			changed++
+		return load
+	}
+	p.assign(clients, reflectors)
+	mean := len(clients) * defaultRedundancy / len(reflectors)
+	for name, got := range chosen(clients) {
+		if got < mean*3/4 || got > mean*5/4 {
+			t.Errorf("%s has %d clients, the mean is %d", name, got, mean)
 		}
 	}
-	mean := len(nodes[9:]) * defaultRedundancy / len(reflectors)
-	for _, r := range reflectors {
-		if got := clients[r.name]; got < mean*3/4 || got > mean*5/4 {
-			t.Errorf("%s has %d clients, the mean is %d", r.name, got, mean)
+	had := map[*node]string{}
+	for _, n := range clients {
+		had[n] = namesOf(n.servers)
+		n.before = &v1alpha1.NodeNetworkSpec{}
+		for _, r := range n.servers {
+			n.before.Sessions = append(n.before.Sessions, v1alpha1.PlannedSession{Name: r.name, Kind: v1alpha1.SessionNode, Reflection: v1alpha1.ReflectionServer})
 		}
 	}
-	if changed == 0 || changed > len(nodes)/2 {
-		t.Errorf("the ninth reflector changes %d of %d nodes", changed, len(nodes))
+	p.assign(nodes[16:], nodes[:16])
+	for _, n := range clients {
+		if now := namesOf(n.servers); now != had[n] {
+			t.Fatalf("%s had %s and has %s", n.name, had[n], now)
+		}
+	}
+	load := chosen(nodes[16:])
+	mean = len(nodes[16:]) * defaultRedundancy / 16
+	for name, got := range load {
+		if got < mean*3/4 || got > mean*5/4 {
+			t.Errorf("then %s has %d clients, the mean is %d", name, got, mean)
+		}
+	}
+	if got := chosen(later); got[nodes[12].name] < mean*3/4 {
+		t.Errorf("a new reflector has %d of the new nodes", got[nodes[12].name])
+	}
+	// With far too many clients, reflectors give some of them to others.
+	p.assign(clients, nodes[:24])
+	limit := (3*len(clients)*defaultRedundancy/24 + 1) / 2
+	for name, got := range chosen(clients) {
+		if got > limit+1 {
+			t.Errorf("with twice as many reflectors %s has %d clients, want at most %d", name, got, limit)
+		}
 	}
 }
 
@@ -126,7 +145,7 @@ func TestReflectorsOfAllFamiliesGoFirst(t *testing.T) {
 	p := &Plan{config: v1alpha1.BGPConfigSpec{RouteReflectors: &v1alpha1.RouteReflectors{Redundancy: new(int32(2))}}}
 	n := nodes[7]
 	n.addrs = append(n.addrs, six)
-	if got := namesOf(p.choose(n, nodes[:6])); got != "a10 a14" {
+	if got := namesOf(p.choose(n, nodes[:6], nil, nil, 10)); got != "a10 a14" {
 		t.Errorf("the reflectors are %s", got)
 	}
 }

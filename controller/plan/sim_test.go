@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -15,7 +16,7 @@ import (
 )
 
 // sim is a cluster: the API's objects, agents that take their plans and report,
-// and a planner whose view of statuses may lag behind.
+// and a planner whose view of both may lag behind.
 type sim struct {
 	t        *testing.T
 	in       Input // without Networks
@@ -23,13 +24,56 @@ type sim struct {
 	agents   map[string]*simAgent
 	up       map[[2]string]bool // sessions, by the names of both ends in order
 	all      map[string]known   // see knowledge; nil: to be found out
+	flies    func() bool        // whether a write takes its time; nil: none does
 }
 
 // simNetwork is a NodeNetwork with all its versions.
 type simNetwork struct {
 	versions []v1alpha1.NodeNetwork
 	seen     int // index of the one that the planner knows
-	written  int // index of the newest that the planner wrote
+	written  int // index of the newest that the planner knows to have written
+	flying   *simFlight
+}
+
+// simFlight is a write of a plan that the planner has no answer to yet.
+type simFlight struct {
+	spec   v1alpha1.NodeNetworkSpec
+	base   int64 // generation that it changes
+	landed int   // index of the version that came of it; 0: none yet
+}
+
+// land lets what is written be there.
+func (n *simNetwork) land() {
+	if n == nil || n.flying == nil || n.flying.landed > 0 {
+		return
+	}
+	obj := n.now().DeepCopy()
+	obj.Spec = *n.flying.spec.DeepCopy()
+	obj.Generation++
+	n.flying.landed = len(n.versions)
+	n.versions = append(n.versions, *obj)
+}
+
+// answer lets the planner know what came of its write: if it is not there, it failed.
+func (n *simNetwork) answer() {
+	if n == nil || n.flying == nil {
+		return
+	}
+	n.written = max(n.written, n.flying.landed)
+	n.flying = nil
+}
+
+// sent is the NodeNetwork as the planner has to take it: as it knows it, but for
+// what it has written since.
+func (n *simNetwork) sent() v1alpha1.NodeNetwork {
+	nn := n.versions[n.seen]
+	switch {
+	case n.flying != nil && nn.Generation <= n.flying.base:
+		nn.Spec, nn.Generation = n.flying.spec, n.flying.base+1
+	case nn.Generation < n.versions[n.written].Generation:
+		nn.Spec, nn.Generation = n.versions[n.written].Spec, n.versions[n.written].Generation
+	}
+	return nn
 }
 
 func (n *simNetwork) now() *v1alpha1.NodeNetwork { return &n.versions[len(n.versions)-1] }
@@ -126,20 +170,21 @@ func (s *sim) pass(mayWrite func(name string) bool) (*Plan, bool) {
 			delete(s.networks, name)
 			continue
 		}
-		if n.seen < n.written {
-			return nil, false
-		}
-		in.Networks = append(in.Networks, n.versions[n.seen])
+		in.Networks = append(in.Networks, n.sent())
 	}
 	p := Make(in)
-	wrote := false
+	wrote, busy := false, slices.ContainsFunc(slices.Collect(maps.Values(s.networks)), func(n *simNetwork) bool { return n.flying != nil })
 	for _, name := range p.Nodes() {
 		spec, _ := p.Spec(name)
 		n := s.networks[name]
-		if n != nil && reflect.DeepEqual(n.versions[n.seen].Spec, spec) || !mayWrite(name) {
+		if n != nil && (busy || reflect.DeepEqual(n.sent().Spec, spec)) || !mayWrite(name) {
 			continue
 		}
 		wrote = true
+		if n != nil && s.flies != nil && s.flies() {
+			n.flying = &simFlight{spec: *spec.DeepCopy(), base: n.sent().Generation}
+			continue
+		}
 		if n == nil {
 			obj := v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name, Generation: 1}, Spec: *spec.DeepCopy()}
 			s.networks[name] = &simNetwork{versions: []v1alpha1.NodeNetwork{obj}}

@@ -42,6 +42,7 @@ func TestTransitionsTakeNothingAway(t *testing.T) {
 		s.pool("six").Spec.CIDR = "fd00:25::/48"
 		s.wish(r)
 		s.settle()
+		s.flies = func() bool { return r.IntN(3) == 0 }
 		var story []string
 		for range 800 {
 			story = append(story, s.random(r, steady))
@@ -82,7 +83,7 @@ func (s *sim) random(r *rand.Rand, steady []string) string {
 	node := s.in.Nodes[r.IntN(len(s.in.Nodes))].Name
 	other := s.in.Nodes[r.IntN(len(s.in.Nodes))].Name
 	isSteady := slices.Contains(steady, node)
-	switch n := r.IntN(40); {
+	switch n := r.IntN(44); {
 	case n == 0:
 		return s.wish(r)
 	case n == 1:
@@ -128,6 +129,12 @@ func (s *sim) random(r *rand.Rand, steady []string) string {
 			nn.seen += r.IntN(len(nn.versions) - nn.seen)
 		}
 		return "the planner learns of " + node
+	case n < 34:
+		s.networks[node].land()
+		return "what was written of " + node + " is there"
+	case n < 36:
+		s.networks[node].answer()
+		return "the write of " + node + " is answered"
 	}
 	var written []string
 	s.pass(func(name string) bool {
@@ -142,8 +149,11 @@ func (s *sim) random(r *rand.Rand, steady []string) string {
 
 // settle lets everybody do all that there is to do.
 func (s *sim) settle() *Plan {
+	s.flies = nil
 	for range 20 {
-		for name := range s.networks {
+		for name, n := range s.networks {
+			n.land()
+			n.answer()
 			s.see(name)
 		}
 		p, wrote := s.pass(func(string) bool { return true })

@@ -212,8 +212,12 @@ func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
 func (c *Cluster) Wait(ctx context.Context, d time.Duration, what string, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Patience.Times(d))
 	defer cancel()
+	var err error
 	for {
-		err := f(ctx)
+		// What the end of the time itself makes of the last try tells nothing.
+		if now := f(ctx); ctx.Err() == nil || now == nil || err == nil {
+			err = now
+		}
 		if err == nil {
 			return nil
 		}
@@ -238,7 +242,7 @@ func (c *Cluster) Down(ctx context.Context) error {
 			errs = append(errs, namespace.Delete(name))
 		}
 	}
-	errs = append(errs, c.removeCgroups(ctx), c.restoreHost())
+	errs = append(errs, c.removeCgroups(ctx, c.cgroup("")), c.restoreHost())
 	if errors.Join(errs...) == nil {
 		errs = append(errs, os.RemoveAll(c.Dir))
 	}

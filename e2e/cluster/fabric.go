@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/godwit-net/godwit/e2e/namespace"
 )
@@ -34,7 +35,7 @@ func (c *Cluster) buildFabric(ctx context.Context) error {
 
 // plugIn makes the network namespace of a node and its cable to the bridge.
 func (c *Cluster) plugIn(ctx context.Context, n Node) error {
-	fab, ns := c.Netns(fabric), c.Netns(n.Name)
+	fab, ns, a := c.Netns(fabric), c.Netns(n.Name), n.Address.Addr().As4()
 	if err := namespace.Add(ctx, ns); err != nil {
 		return err
 	}
@@ -44,6 +45,8 @@ func (c *Cluster) plugIn(ctx context.Context, n Node) error {
 	}{
 		{fab, []string{"ip", "link", "add", n.Name, "type", "veth", "peer", "name", "eth0", "netns", ns}},
 		{fab, []string{"ip", "link", "set", n.Name, "master", "br0", "up"}},
+		// A machine keeps its link-layer address when it reboots, and so do its neighbours.
+		{ns, []string{"ip", "link", "set", "eth0", "address", fmt.Sprintf("02:00:%02x:%02x:%02x:%02x", a[0], a[1], a[2], a[3])}},
 		{ns, []string{"ip", "addr", "add", n.Address.String(), "dev", "eth0"}},
 		{ns, []string{"ip", "link", "set", "eth0", "up"}},
 		{ns, []string{"ip", "route", "add", "default", "via", "10.98.0.1"}},

@@ -15,33 +15,96 @@ import (
 	"github.com/godwit-net/godwit/e2e/namespace"
 )
 
-// figure is what a program of a node takes.
-type figure struct {
-	name  string
-	rss   int           // bytes
-	spent time.Duration // of the processors, since it started
-}
+// crowd is how many pods with an address the node has of which figures are taken:
+// nearly the most that kubelet lets it have.
+const crowd = 100
 
-// testFigures prints what Godwit's programs take on a node beside the others',
-// with pods that do nothing. It requires nothing.
+// idlePods are pods of n2 that do nothing.
+const idlePods = `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: idle}
+spec:
+  replicas: %d
+  selector: {matchLabels: {app: idle}}
+  template:
+    metadata: {labels: {app: idle}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      nodeSelector: {kubernetes.io/hostname: n2}
+      containers:
+      - name: c
+        image: godwit-net/pause:test
+        imagePullPolicy: Never
+`
+
+// testFigures prints what Godwit takes beside the other programs of a node with
+// 100 pods that do nothing, and the size of its image beside theirs. That all the
+// pods get an address is required, of the figures nothing.
 func testFigures(t *testing.T, c *Cluster) {
-	const idle = 30 * time.Second
-	for i, image := range c.Images[:1] {
-		info, err := os.Stat(image)
-		must(t, err)
-		t.Logf("image %d: %.1f MB, compressed", i, float64(info.Size())/1e6)
+	const idle = time.Minute
+	node, start := c.Nodes[1], time.Now()
+	must(t, c.Apply(t.Context(), fmt.Sprintf(idlePods, crowd-len(c.records(t, node)))))
+	must(t, c.rolledOut(t.Context(), "deployment/idle"))
+	c.noLeak(t, node)
+	if n := len(c.records(t, node)); n != crowd {
+		t.Errorf("%s has %d pods with an address, want %d", node.Name, n, crowd)
 	}
-	const node = "n2"
-	before := figures(t, c, node)
+	t.Logf("%d pods on %s after %.1f s", crowd, node.Name, time.Since(start).Seconds())
+	before := figures(t, c, node.Name)
 	<-time.After(idle)
-	after := figures(t, c, node)
+	after := figures(t, c, node.Name)
+	total := map[string]figure{}
 	for pid, f := range after {
 		was, ok := before[pid]
 		if !ok {
 			continue
 		}
-		t.Logf("%-16s %6.1f MB resident, %4.1f ms of processor a second", f.name, float64(f.rss)/1e6, float64((f.spent-was.spent).Microseconds())/1e3/idle.Seconds())
+		sum := total[f.name]
+		total[f.name] = figure{f.name, sum.count + 1, sum.rss + f.rss, sum.spent + f.spent - was.spent}
 	}
+	for _, name := range append(programs(), "containerd-shim") {
+		f := total[name]
+		if f.count == 0 {
+			t.Errorf("%s does not run on %s, or was started anew within %s", name, node.Name, idle)
+		}
+		t.Logf("%-16s %3d × %6.1f MB resident, %5.1f ms of processor a second", name, f.count, float64(f.rss)/float64(max(f.count, 1))/1e6, float64(f.spent.Microseconds())/1e3/idle.Seconds())
+	}
+	sizes(t, c)
+}
+
+// programs are those of a node of which there is one.
+func programs() []string { return []string{"godwit-agent", "kubelet", "containerd", "kube-proxy"} }
+
+// sizes prints the size of the image, of the programs in it, and of the others.
+func sizes(t *testing.T, c *Cluster) {
+	t.Helper()
+	archive, err := os.Stat(c.Images[0])
+	must(t, err)
+	t.Logf("image %s: %.1f MB, its layers compressed", currentImage, float64(archive.Size())/1e6)
+	var files []string
+	for _, name := range []string{"bin/*", "cni/*"} {
+		more, err := filepath.Glob(filepath.Join(filepath.Dir(c.Images[0]), "tree", "*", name))
+		must(t, err)
+		files = append(files, more...)
+	}
+	for _, name := range []string{"kubelet", "containerd", "kube-proxy"} {
+		path, err := c.Program(name)
+		must(t, err)
+		files = append(files, path)
+	}
+	for _, file := range files {
+		info, err := os.Stat(file)
+		must(t, err)
+		t.Logf("program %-18s %6.1f MB", filepath.Base(file), float64(info.Size())/1e6)
+	}
+}
+
+// figure is what programs of a node take.
+type figure struct {
+	name  string
+	count int
+	rss   int           // bytes
+	spent time.Duration // of the processors, since it started
 }
 
 // figures are those of the programs in a node's own network, by process.
@@ -59,7 +122,7 @@ func figures(t *testing.T, c *Cluster, node string) map[string]figure {
 		}
 		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
 		name := strings.TrimSpace(string(comm))
-		if !strings.HasPrefix(name, "godwit-") && !slices.Contains([]string{"kubelet", "containerd", "kube-proxy"}, name) {
+		if !slices.Contains(programs(), name) && name != "containerd-shim" {
 			continue
 		}
 		stat, err := os.ReadFile(filepath.Join(dir, "stat"))
@@ -67,11 +130,14 @@ func figures(t *testing.T, c *Cluster, node string) map[string]figure {
 			continue
 		}
 		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		number := func(i int) int { n, _ := strconv.Atoi(fields[i-3]); return n } // proc_pid_stat(5)
-		list[p.Name()] = figure{name, number(24) * os.Getpagesize(), time.Duration(number(14)+number(15)) * 10 * time.Millisecond}
-	}
-	if len(list) < 4 {
-		t.Fatal(fmt.Sprint("not all programs were found: ", list))
+		field := func(i int) int { return number(fields[i-3]) } // proc_pid_stat(5)
+		list[p.Name()] = figure{name, 1, field(24) * os.Getpagesize(), time.Duration(field(14)+field(15)) * 10 * time.Millisecond}
 	}
 	return list
+}
+
+// number is that of a text that holds one, or 0.
+func number(text string) int {
+	n, _ := strconv.Atoi(strings.TrimSpace(text))
+	return n
 }

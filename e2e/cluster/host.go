@@ -96,6 +96,7 @@ func cgroupRoots(versions ...int64) ([]string, error) {
 	return roots, nil
 }
 
+// cgroup is that of a node, or with an empty name that of the cluster.
 func (c *Cluster) cgroup(node string) string {
 	return filepath.Join("/", strings.Trim(c.Prefix, "-"), node)
 }
@@ -129,9 +130,9 @@ func (c *Cluster) makeCgroup(node string) error {
 	return nil
 }
 
-// removeCgroups removes the cgroups of the cluster. Those of processes that have
-// just ended may be busy for a moment.
-func (c *Cluster) removeCgroups(ctx context.Context) error {
+// removeCgroups removes the cgroups below one, such as those of a node. Those of
+// processes that have just ended may be busy for a moment.
+func (c *Cluster) removeCgroups(ctx context.Context, cgroup string) error {
 	// runc makes some in the hierarchy of version 2 beside those of version 1, too.
 	roots, err := cgroupRoots(unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC)
 	if err != nil {
@@ -141,7 +142,7 @@ func (c *Cluster) removeCgroups(ctx context.Context) error {
 		var errs []error
 		for _, root := range roots {
 			var dirs []string
-			top := filepath.Join(root, strings.Trim(c.Prefix, "-"))
+			top := filepath.Join(root, cgroup)
 			err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
 				if err == nil && d.IsDir() {
 					dirs = append(dirs, path)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/uuid"
 )
 
 // overlays are the folders of which a node has a layer of its own over the
@@ -70,5 +71,15 @@ func (c *nodeConfig) mount() error {
 			return fmt.Errorf("mount %s at %s: %w", m.source, m.target, err)
 		}
 	}
-	return nil
+	return newBootID()
+}
+
+// newBootID makes it known that the node has booted, as the kernel, which is the
+// machine's, does not.
+func newBootID() error {
+	const file = "/run/boot_id"
+	if err := os.WriteFile(file, []byte(uuid.NewUUID()+"\n"), 0o644); err != nil { // #nosec G306 -- as the kernel's
+		return err
+	}
+	return unix.Mount(file, "/proc/sys/kernel/random/boot_id", "", unix.MS_BIND, "")
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -18,21 +19,35 @@ import (
 // testUninstall takes Godwit away as docs/install.md says: the nodes and the API
 // must be as they were before it was installed, and it can be installed again.
 func testUninstall(t *testing.T, c *Cluster, before map[string]string) {
-	ctx := t.Context()
+	c.deleteWorkload(t)
 	start := time.Now()
 	for _, args := range [][]string{
-		{"delete", "daemonset/each", "deployment/web", "service/web", "--cascade=foreground", "--wait"},
-		{"-n", "godwit-system", "delete", "daemonset", "godwit-agent", "--cascade=foreground", "--wait"},
+		{"-n", "godwit-system", "delete", "daemonset", "godwit-agent", "--cascade=foreground", "--wait", "--timeout=2m"},
 		{"apply", "-k", filepath.Join(configDir, "uninstall")},
 		{"-n", "godwit-system", "rollout", "status", "daemonset/godwit-uninstall", "--timeout=2m"},
-		{"delete", "-k", filepath.Join(configDir, "uninstall"), "--cascade=foreground", "--wait"},
+		{"delete", "-k", filepath.Join(configDir, "uninstall"), "--cascade=foreground", "--wait", "--timeout=2m"},
 		{"delete", "ipblocks,ippools", "--all", "--wait", "--timeout=1m"},
 		{"delete", "-k", filepath.Join(configDir, "default"), "--ignore-not-found", "--wait", "--timeout=2m"},
 	} {
-		_, err := c.Kubectl(ctx, args...)
+		_, err := c.Kubectl(t.Context(), args...)
 		must(t, err)
 	}
 	t.Logf("uninstalled in %.1f s", time.Since(start).Seconds())
+	c.checkNothingLeft(t, before)
+}
+
+// deleteWorkload deletes the pods, which can't do without the network that goes.
+func (c *Cluster) deleteWorkload(t *testing.T) {
+	t.Helper()
+	start := time.Now()
+	_, err := c.Kubectl(t.Context(), "delete", "daemonset/each", "deployment/web", "service/web", "--cascade=foreground", "--wait", "--timeout=2m")
+	must(t, err)
+	t.Logf("deleted the pods in %.1f s", time.Since(start).Seconds())
+}
+
+// checkNothingLeft compares what is there with what was before Godwit was installed.
+func (c *Cluster) checkNothingLeft(t *testing.T, before map[string]string) {
+	t.Helper()
 	if diff := cmp.Diff(before, c.snapshot(t)); diff != "" {
 		t.Errorf("what was before the first install and after the uninstall (-before +after):\n%s", diff)
 	}
@@ -41,8 +56,10 @@ func testUninstall(t *testing.T, c *Cluster, before map[string]string) {
 // snapshot is what Godwit may leave on nodes and in the API, by where it is.
 func (c *Cluster) snapshot(t *testing.T) map[string]string {
 	t.Helper()
+	peer := regexp.MustCompile(`@if\d+`) // another after a reboot
 	s := map[string]string{}
-	out, err := c.Kubectl(t.Context(), "get", "crds,clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,namespaces", "-o", "name")
+	out, err := c.Kubectl(t.Context(), "get", "-A", "-o", "name",
+		"crds,clusterroles,clusterrolebindings,roles,rolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,namespaces,secrets,configmaps")
 	must(t, err)
 	var ours []string
 	for line := range strings.Lines(out) {
@@ -61,6 +78,7 @@ func (c *Cluster) snapshot(t *testing.T) map[string]string {
 			for _, other := range []string{"table ip kube-proxy\n", "table ip6 kube-proxy\n", "table ip cni_hostport\n", "table ip6 cni_hostport\n"} {
 				out = strings.ReplaceAll(out, other, "")
 			}
+			out = peer.ReplaceAllString(out, "")
 			s[n.Name+": "+strings.Join(argv, " ")] = out
 		}
 		r, err := c.Group.Get(nodeProcess(n.Name))

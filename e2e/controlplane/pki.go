@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -138,4 +139,10 @@ func loadAuthority(certFile, keyFile string) (*authority, error) {
 		return nil, err
 	}
 	return &authority{cert, key}, nil
+}
+
+// ServerCertificate is that of the API server, for those who stand in its place at
+// its address.
+func (c *ControlPlane) ServerCertificate() (tls.Certificate, error) {
+	return tls.LoadX509KeyPair(c.file("server.crt"), c.file("server.key"))
 }

@@ -332,18 +332,29 @@ func (l *Lab) startGodwit(ctx context.Context) error {
 
 // StartController starts the controller.
 func (l *Lab) StartController(ctx context.Context) error {
+	return l.StartControllerAs(ctx, ControllerProcess)
+}
+
+// StartControllerAs starts one more controller, as a process of that name.
+func (l *Lab) StartControllerAs(ctx context.Context, name string) error {
 	path, err := l.Program("godwit-controller")
 	if err != nil {
 		return err
 	}
-	kubeconfig := l.path("controller", "kubeconfig")
+	kubeconfig := l.controllerKubeconfig(name)
 	if err := l.writeCredentials(ctx, kubeconfig, "godwit-controller", ""); err != nil {
 		return err
 	}
 	return l.Group.Start(process.Spec{
-		Name: ControllerProcess, Netns: l.CP.Netns, Path: path,
+		Name: name, Netns: l.CP.Netns, Path: path,
 		Args: []string{"--kubeconfig=" + kubeconfig, "--namespace=" + SystemNamespace, "--block-release-delay=10s"},
 	})
+}
+
+// Alive tells whether a process of the lab's runs.
+func (l *Lab) Alive(process string) bool {
+	r, err := l.Group.Get(process)
+	return err == nil && r.Alive()
 }
 
 // MetricsAddress is where each agent serves its metrics, in its node's namespace.
@@ -355,7 +366,7 @@ func (l *Lab) StartAgent(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	kubeconfig := filepath.Join(l.NodeDir(node), "kubeconfig")
+	kubeconfig := l.agentKubeconfig(node)
 	if err := l.writeCredentials(ctx, kubeconfig, "godwit-agent", node); err != nil {
 		return err
 	}

@@ -62,11 +62,11 @@ func (n *node) object(i int) *corev1.Node {
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: labels}}
 }
 
-// register does what a kubelet does when it starts, and when it starts the agent.
-func (n *node) register(ctx context.Context, i int) error {
+// register does what a kubelet does when it starts.
+func (n *node) register(ctx context.Context, i int) (*corev1.Node, error) {
 	o := n.object(i)
 	if err := n.cluster.api.Create(ctx, o); err != nil {
-		return fmt.Errorf("create node %s: %w", n.name, err)
+		return nil, fmt.Errorf("create node %s: %w", n.name, err)
 	}
 	o.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: n.address.String()}}
 	o.Status.Conditions = []corev1.NodeCondition{{
@@ -74,11 +74,9 @@ func (n *node) register(ctx context.Context, i int) error {
 		LastTransitionTime: metav1.Now(), LastHeartbeatTime: metav1.Now(),
 	}}
 	if err := n.cluster.api.Status().Update(ctx, o); err != nil {
-		return fmt.Errorf("status of node %s: %w", n.name, err)
+		return nil, fmt.Errorf("status of node %s: %w", n.name, err)
 	}
-	var err error
-	n.token, err = n.cluster.token(ctx, "godwit-agent", o)
-	return err
+	return o, nil
 }
 
 // start starts the agent, which outlives ctx.

@@ -25,6 +25,10 @@ type Options struct {
 	Over time.Duration
 	// Rest is for how long the cluster at rest is measured.
 	Rest time.Duration
+	// Align has all agents start anew before that: their watches, each of which the
+	// API server ends after 5 to 10 minutes, are of the same age in clusters that took
+	// longer or shorter to grow.
+	Align bool
 	// Joins is how many nodes then join one by one.
 	Joins int
 	// Restart has all agents and the controller started at once, at the end.
@@ -142,10 +146,14 @@ func (r *run) add(ctx context.Context, i int, withAgent bool) error {
 	r.mu.Lock()
 	r.nodes = append(r.nodes, n)
 	r.mu.Unlock()
-	if err := n.register(ctx, i); err != nil {
+	o, err := n.register(ctx, i)
+	if err != nil {
 		return err
 	}
 	if withAgent {
+		if n.token, err = r.token(ctx, "godwit-agent", o); err != nil {
+			return err
+		}
 		return n.start(ctx)
 	}
 	return r.claimFor(ctx, n, i)
@@ -176,6 +184,11 @@ func (r *run) claim(ctx context.Context, n *node, pool, k int) error {
 
 // rest measures the cluster while nothing happens.
 func (r *run) rest(ctx context.Context) error {
+	if r.o.Align {
+		if err := r.align(ctx); err != nil {
+			return err
+		}
+	}
 	r.say("at rest for %v", r.o.Rest)
 	controller, err := usage.OfProcess(r.Group, controllerName)
 	if err != nil {
@@ -197,6 +210,37 @@ func (r *run) rest(ctx context.Context) error {
 	return err
 }
 
+// align starts all agents anew and waits until they rest.
+func (r *run) align(ctx context.Context) error {
+	r.say("all agents start anew")
+	if err := stopAll(r.nodes); err != nil {
+		return err
+	}
+	if err := r.startAgents(ctx, r.traffic()); err != nil {
+		return err
+	}
+	return r.waitQuiet(ctx)
+}
+
+// startAgents starts the agents of those nodes that had one.
+func (r *run) startAgents(ctx context.Context, had map[*node]Traffic) error {
+	var g errgroup.Group
+	g.SetLimit(registering)
+	for _, n := range r.nodes {
+		if _, has := had[n]; has {
+			n.forget()
+			g.Go(func() error { return n.start(ctx) })
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := r.waitPlanned(ctx); err != nil {
+		return err
+	}
+	return r.waitSessions(ctx)
+}
+
 // restart starts all agents and the controller at once, as after a power cut of
 // the whole cluster.
 func (r *run) restart(ctx context.Context) error {
@@ -215,21 +259,7 @@ func (r *run) restart(ctx context.Context) error {
 	if err := r.startController(ctx); err != nil {
 		return err
 	}
-	var g errgroup.Group
-	g.SetLimit(registering)
-	for _, n := range r.nodes {
-		if _, has := before[n]; has {
-			n.forget()
-			g.Go(func() error { return n.start(ctx) })
-		}
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	if err := r.waitPlanned(ctx); err != nil {
-		return err
-	}
-	if err := r.waitSessions(ctx); err != nil {
+	if err := r.startAgents(ctx, before); err != nil {
 		return err
 	}
 	s := &r.report.Restart

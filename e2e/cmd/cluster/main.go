@@ -52,7 +52,7 @@ func newCommand() *cobra.Command {
 		}
 		return cluster.Open(c)
 	}
-	cmd.AddCommand(upCommand(open), downCommand(open), kubectlCommand(open), nodeCommand())
+	cmd.AddCommand(upCommand(open), downCommand(open), rebootCommand(open), kubectlCommand(open), nodeCommand())
 	return cmd
 }
 
@@ -103,6 +103,21 @@ func downCommand(open opener) *cobra.Command {
 				return err
 			}
 			return c.Down(cmd.Context())
+		},
+	}
+}
+
+func rebootCommand(open opener) *cobra.Command {
+	return &cobra.Command{
+		Use:   "reboot NODE",
+		Short: "End a node as a power cut does, and start it again",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := open()
+			if err != nil {
+				return err
+			}
+			return c.Reboot(cmd.Context(), args[0])
 		},
 	}
 }

@@ -61,6 +61,7 @@ func newCommand() *cobra.Command {
 	f.IntVar(&o.MeshLimit, "mesh-limit", 20, "up to how many nodes Auto is a mesh")
 	f.DurationVar(&o.Over, "over", time.Minute, "the time over which they join")
 	f.DurationVar(&o.Rest, "rest", 2*time.Minute, "how long the cluster at rest is measured")
+	f.BoolVar(&o.Align, "align", false, "start all agents anew before that, so that their watches are of the same age in every run")
 	f.IntVar(&o.Joins, "joins", 5, "how many nodes then join one by one; 0: no events are measured")
 	f.BoolVar(&o.Restart, "restart", true, "start all agents and the controller at once at the end")
 	f.DurationVar(&o.Patience, "patience", 10*time.Minute, "how long to wait for a state")
