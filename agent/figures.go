@@ -19,8 +19,10 @@ const (
 	// writes a second where each node has a block.
 	figureShare = 50 * time.Millisecond
 	// freshPlan is for how long after a change of the node's plan figures are written
-	// at once, if not often: the controller may wait for them.
+	// soon, if not often: the controller may wait for them.
 	freshPlan = 30 * time.Second
+	// freshShare is the most of a node's share then.
+	freshShare = 5 * time.Second
 	// freshInterval is how often in a large cluster: the plans of all of its nodes may
 	// be new.
 	freshInterval = 20 * time.Second
@@ -54,7 +56,7 @@ func (f *figures) ripe(o *observation, now time.Time) bool {
 		burst = 1
 	}
 	if now.Sub(f.planned) < freshPlan {
-		share, interval = 0, min(interval, freshInterval)
+		share, interval = min(share, freshShare), min(interval, freshInterval)
 	}
 	if share < statusInterval {
 		share = 0
