@@ -338,7 +338,7 @@ func (a *Agent) report(ctx context.Context) {
 			o.differ = agreement.differences(ctx, now)
 			suspects.weigh(o.sessions, now)
 			events.look(o.desired.expected(o.sessions), now)
-			wctx, cancel := context.WithTimeout(ctx, writeTimeout)
+			wctx, cancel := context.WithTimeout(ctx, writeTime(len(o.sessions)))
 			err := w.write(wctx, o, now)
 			cancel()
 			a.reporting.end()

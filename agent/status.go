@@ -212,14 +212,22 @@ const (
 	sessionSpacing = 10 * time.Millisecond
 	// settleStatus is for how long a new plan may settle before it is reported.
 	settleStatus = 3 * time.Second
-	// writeTimeout bounds a write. Where the API server has a queue, to give up and come
-	// back would only make it longer.
-	writeTimeout = 15 * time.Second
+	// writeTimeout bounds a write, with writeSessionTimeout more for each session, up to
+	// writeLimit. Where the API server has a queue, to give up and come back would only
+	// make it longer.
+	writeTimeout        = 15 * time.Second
+	writeSessionTimeout = 100 * time.Millisecond
+	writeLimit          = 60 * time.Second // the API server's own
 	// maxBackoff bounds the time between tries when writes fail: an API server that has
 	// too much to do gets less, not more, but one that is back is to know soon what
 	// is so.
 	maxBackoff = 4 * time.Second
 )
+
+// writeTime is how long the write of a status with so many sessions may take.
+func writeTime(sessions int) time.Duration {
+	return min(writeTimeout+time.Duration(sessions)*writeSessionTimeout, writeLimit)
+}
 
 func newStatusWriter(c client.Client, node string) *statusWriter {
 	return &statusWriter{client: c, node: node, figures: newFigures()}
