@@ -27,6 +27,7 @@ const (
 	statusInterval = time.Second // how often the node is looked at
 	maxFailed      = 16          // failed routes in a status
 	maxDifferences = 16          // differences in a status
+	maxMessage     = 4096        // bytes of a condition's message; the API takes 32768
 )
 
 // observation is what an agent sees of its node at one moment.
@@ -96,7 +97,7 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 	set := func(kind string, bad bool, goodReason, badReason, message string) {
 		c := metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: goodReason, ObservedGeneration: o.generation, LastTransitionTime: now}
 		if bad {
-			c.Status, c.Reason, c.Message = metav1.ConditionFalse, badReason, message
+			c.Status, c.Reason, c.Message = metav1.ConditionFalse, badReason, bounded(message)
 		}
 		meta.SetStatusCondition(&s.Conditions, c)
 	}
@@ -152,6 +153,16 @@ func tunnelTrouble(o *observation) (reason string, err error) {
 		return tunnelReason(o.tunnelErr), o.tunnelErr
 	}
 	return "", nil
+}
+
+// bounded cuts a message that is too long for a condition, as one that names each
+// of thousands of nodes.
+func bounded(message string) string {
+	if len(message) <= maxMessage {
+		return message
+	}
+	const more = " ..."
+	return strings.ToValidUTF8(message[:maxMessage-len(more)], "") + more
 }
 
 func text(err error) string {
