@@ -383,7 +383,7 @@ func (a *Agent) report(ctx context.Context) {
 				suspects.weigh(o.sessions, now)
 				events.look(o.desired.expected(o.sessions), now)
 			}
-			wctx, cancel := context.WithTimeout(ctx, writeTimeout)
+			wctx, cancel := context.WithTimeout(ctx, writeTime(len(o.sessions)))
 			err := w.write(wctx, o, now)
 			cancel()
 			events.lookConditions(w.seen, now)

@@ -19,8 +19,13 @@ const (
 	// writes a second where each node has a block.
 	figureShare = 50 * time.Millisecond
 	// freshPlan is for how long after a change of the node's plan figures are written
-	// at once, if not often: the controller may wait for them.
+	// soon, if not often: the controller may wait for them.
 	freshPlan = 30 * time.Second
+	// freshShare is the most of a node's share then.
+	freshShare = 5 * time.Second
+	// freshInterval is how often in a large cluster: the plans of all of its nodes may
+	// be new.
+	freshInterval = 20 * time.Second
 )
 
 // figures say when a status of which only figures are others is written: in a
@@ -46,14 +51,17 @@ func (f *figures) ripe(o *observation, now time.Time) bool {
 		f.plan, f.planned = o.generation, now
 	}
 	share := time.Duration(clusterBlocks(o.sessions)) * figureShare
-	burst := countBurst
+	burst, interval := countBurst, max(countInterval, share)
 	if share > countInterval {
 		burst = 1
 	}
-	if share < statusInterval || now.Sub(f.planned) < freshPlan {
+	if now.Sub(f.planned) < freshPlan {
+		share, interval = min(share, freshShare), min(interval, freshInterval)
+	}
+	if share < statusInterval {
 		share = 0
 	}
-	f.limit.SetLimitAt(now, rate.Every(max(countInterval, share)))
+	f.limit.SetLimitAt(now, rate.Every(interval))
 	f.limit.SetBurstAt(now, burst)
 	if f.due.IsZero() {
 		f.due = now.Add(time.Duration(f.random() * float64(share)))

@@ -62,21 +62,31 @@ func TestFigures(t *testing.T) {
 }
 
 // TestFiguresOfFreshPlan sees that the controller, which may wait for them, gets
-// figures at once when it has changed the plan.
+// figures soon when it has changed the plan.
 func TestFiguresOfFreshPlan(t *testing.T) {
 	f := newFigures()
 	f.random = func() float64 { return 0.99 }
-	now := time.Unix(1700000000, 0)
+	began := time.Unix(1700000000, 0)
 	o := &observation{generation: 7, sessions: []bgp.Session{{Kind: bgp.PeerNode, Accepted: 10000}}}
-	if !f.ripe(o, now) {
-		t.Error("the figures of a new plan wait")
+	// wait returns how long a change waits that is seen at a time.
+	wait := func(at time.Duration) time.Duration {
+		for d := time.Duration(0); d < time.Hour; d += time.Second {
+			if f.ripe(o, began.Add(at+d)) {
+				f.settled()
+				return d
+			}
+		}
+		t.Fatal("a change is never written")
+		return 0
 	}
-	f.settled()
-	if now = now.Add(freshPlan); f.ripe(o, now) {
-		t.Error("the figures of an old plan don't wait")
+	if got := wait(0); got > freshShare {
+		t.Errorf("the figures of a new plan wait %v", got)
+	}
+	if got := wait(freshPlan); got < 10*freshShare {
+		t.Errorf("the figures of an old plan wait only %v", got)
 	}
 	o.generation++
-	if !f.ripe(o, now) {
-		t.Error("the figures of a changed plan wait")
+	if got := wait(time.Hour); got > freshShare {
+		t.Errorf("the figures of a changed plan wait %v", got)
 	}
 }

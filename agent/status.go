@@ -28,6 +28,7 @@ const (
 	statusInterval = time.Second // how often the node is looked at
 	maxFailed      = 16          // failed routes in a status
 	maxDifferences = 16          // differences in a status
+	maxMessage     = 4096        // bytes of a condition's message; the API takes 32768
 )
 
 // observation is what an agent sees of its node at one moment.
@@ -102,7 +103,7 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 	set := func(kind string, bad bool, goodReason, badReason, message string) {
 		c := metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: goodReason, ObservedGeneration: o.generation, LastTransitionTime: now}
 		if bad {
-			c.Status, c.Reason, c.Message = metav1.ConditionFalse, badReason, message
+			c.Status, c.Reason, c.Message = metav1.ConditionFalse, badReason, bounded(message)
 		}
 		meta.SetStatusCondition(&s.Conditions, c)
 	}
@@ -186,6 +187,16 @@ func tunnelTrouble(o *observation) (reason string, err error) {
 	return "", nil
 }
 
+// bounded cuts a message that is too long for a condition, as one that names each
+// of thousands of nodes.
+func bounded(message string) string {
+	if len(message) <= maxMessage {
+		return message
+	}
+	const more = " ..."
+	return strings.ToValidUTF8(message[:maxMessage-len(more)], "") + more
+}
+
 func text(err error) string {
 	if err == nil {
 		return ""
@@ -245,14 +256,22 @@ const (
 	sessionSpacing = 10 * time.Millisecond
 	// settleStatus is for how long a new plan may settle before it is reported.
 	settleStatus = 3 * time.Second
-	// writeTimeout bounds a write. Where the API server has a queue, to give up and come
-	// back would only make it longer.
-	writeTimeout = 15 * time.Second
+	// writeTimeout bounds a write, with writeSessionTimeout more for each session, up to
+	// writeLimit. Where the API server has a queue, to give up and come back would only
+	// make it longer.
+	writeTimeout        = 15 * time.Second
+	writeSessionTimeout = 100 * time.Millisecond
+	writeLimit          = 60 * time.Second // the API server's own
 	// maxBackoff bounds the time between tries when writes fail: an API server that has
 	// too much to do gets less, not more, but one that is back is to know soon what
 	// is so.
 	maxBackoff = 4 * time.Second
 )
+
+// writeTime is how long the write of a status with so many sessions may take.
+func writeTime(sessions int) time.Duration {
+	return min(writeTimeout+time.Duration(sessions)*writeSessionTimeout, writeLimit)
+}
 
 func newStatusWriter(c client.Client, node string) *statusWriter {
 	return &statusWriter{client: c, node: node, figures: newFigures()}

@@ -3,11 +3,16 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
 )
 
@@ -111,5 +116,28 @@ func TestStatusWhileWritesFail(t *testing.T) {
 	o.generation++
 	if n := minutes(1); n != 1 {
 		t.Errorf("something new was written %d times", n)
+	}
+}
+
+// A reflector of thousands of nodes that are all away says so in a message that
+// the API takes.
+func TestMessagesAreShort(t *testing.T) {
+	o := &observation{}
+	for i := range 5000 {
+		o.sessions = append(o.sessions, bgp.Session{Name: fmt.Sprintf("node-%05d", i), Address: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), State: bgp.StateActive})
+	}
+	s := status(o, &v1alpha1.NodeNetworkStatus{}, metav1.Now())
+	found := false
+	for _, c := range s.Conditions {
+		if len(c.Message) > maxMessage {
+			t.Errorf("%s has a message of %d bytes", c.Type, len(c.Message))
+		}
+		found = found || strings.HasPrefix(c.Message, "not established: node-00000, ") && strings.HasSuffix(c.Message, " ...")
+	}
+	if !found {
+		t.Errorf("no condition names the sessions: %v", s.Conditions)
+	}
+	if got := bounded("as it is"); got != "as it is" {
+		t.Errorf("a short message becomes %q", got)
 	}
 }

@@ -115,6 +115,7 @@ func (r *planner) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	cached := len(in.Networks)
 	var flying bool
 	in.Networks, flying = r.writes.over(in.Networks)
 	p := plan.Make(in)
@@ -124,6 +125,9 @@ func (r *planner) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile
 	limit, cancel := context.WithTimeout(ctx, passLimit)
 	defer cancel()
 	var again soonest
+	if len(in.Networks) > cached {
+		again.after(lagLimit) // they may be gone by then, and no event say so
+	}
 	if flying {
 		// If one of them fails, this is not what would follow.
 		again.after(onInterval)

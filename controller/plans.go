@@ -48,7 +48,11 @@ func (r *planner) writePlans(ctx context.Context, limit <-chan struct{}, p *plan
 	for _, name := range p.Nodes() {
 		spec, _ := p.Spec(name)
 		old := have[name]
-		if old != nil && apiequality.Semantic.DeepEqual(old.Spec, spec) || r.writes.busy(name) {
+		if old != nil && apiequality.Semantic.DeepEqual(old.Spec, spec) {
+			continue
+		}
+		if r.writes.busy(name) {
+			again.after(existsRetry)
 			continue
 		}
 		if early := r.writes.early(old, &spec); early > 0 {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
@@ -159,10 +160,16 @@ func (r *run) add(ctx context.Context, i int, withAgent bool) error {
 	return r.claimFor(ctx, n, i)
 }
 
-// claimFor claims the blocks of a node without an agent.
+// claimFor claims the blocks of a node without an agent: of those from the end of
+// each pool the first that no agent has claimed.
 func (r *run) claimFor(ctx context.Context, n *node, i int) error {
 	for p := range r.Pools {
-		if err := r.claim(ctx, n, p, 16383-i); err != nil {
+		k := 16383 - i
+		err := r.claim(ctx, n, p, k)
+		for ; apierrors.IsAlreadyExists(err) && k >= r.o.Nodes; err = r.claim(ctx, n, p, k) {
+			k -= r.o.Nodes
+		}
+		if err != nil {
 			return err
 		}
 	}

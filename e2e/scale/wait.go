@@ -95,6 +95,10 @@ func (r *run) waitQuiet(ctx context.Context) error {
 // waitSessions waits until each agent's sessions with nodes that have one are
 // established, as it reports.
 func (r *run) waitSessions(ctx context.Context) error {
+	speaks := make(map[string]bool)
+	for _, n := range r.nodes {
+		speaks[n.name] = n.running()
+	}
 	return r.poll(ctx, "sessions", func() string {
 		var list v1alpha1.NodeNetworkList
 		if err := r.api.List(ctx, &list); err != nil {
@@ -103,7 +107,7 @@ func (r *run) waitSessions(ctx context.Context) error {
 		down := 0
 		for i := range list.Items {
 			for _, s := range list.Items[i].Status.Sessions {
-				if s.Kind == v1alpha1.SessionNode && s.State != "Established" {
+				if s.Kind == v1alpha1.SessionNode && speaks[s.Name] && s.State != "Established" {
 					down++
 				}
 			}
