@@ -25,6 +25,15 @@ func TestPeerThatLostPower(t *testing.T) {
 	r.announce(route, "172.25.1.0/26")
 	s.waitRoutes(t, "172.25.1.0/26 via 127.0.0.2")
 	r.waitRoutes(map[string]string{"172.25.0.128/26": "127.0.0.1"})
+	// Of what is said once more to a peer that comes up while routes change, it would
+	// come out that this one is gone.
+	up := time.Now()
+	eventually(t, func() string {
+		if time.Since(up) < arrival+3*limitInterval {
+			return "it may be told everything once more"
+		}
+		return ""
+	})
 	told := len(s.events())
 
 	if err := r.session.Vanish(); err != nil {
