@@ -22,6 +22,7 @@ type book struct {
 	// returned tells that a peer has us back after a restart; it holds at most one.
 	returned chan struct{}
 	crossed  chan struct{} // a session ended as soon as it was up; holds at most one
+	calling  chan struct{} // a peer called whose session is up; holds at most one
 
 	mu    sync.Mutex
 	pages map[netip.Addr]*page
@@ -50,6 +51,8 @@ type page struct {
 	arrived     bool      // it came up, and it is not known yet whether it was told all
 	returning   bool      // when it comes up, it has us back after a restart
 	returned    bool      // it has, and nothing was done about it yet
+	calling     bool      // it called while its session was up, and nothing was done about it yet
+	probed      time.Time // when something last was
 	silent      bool      // the hold time of its session expired, and nothing was done about it yet
 
 	accepted, advertised, refused tally
@@ -68,7 +71,10 @@ type tally struct {
 }
 
 func newBook() *book {
-	return &book{silent: make(chan struct{}, 1), returned: make(chan struct{}, 1), crossed: make(chan struct{}, 1), pages: make(map[netip.Addr]*page)}
+	return &book{
+		silent: make(chan struct{}, 1), returned: make(chan struct{}, 1), crossed: make(chan struct{}, 1), calling: make(chan struct{}, 1),
+		pages: make(map[netip.Addr]*page),
+	}
 }
 
 // page returns the page of a peer, which is made when it is missing.

@@ -103,6 +103,8 @@ func (l *limiter) run() {
 			l.speaker.dropSilent()
 		case <-l.speaker.book.crossed:
 			l.speaker.startCrossedOver(time.Now())
+		case <-l.speaker.book.calling:
+			l.speaker.probeCalling(time.Now())
 		case <-l.speaker.book.returned:
 			l.speaker.announceReturned()
 		}

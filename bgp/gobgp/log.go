@@ -55,6 +55,9 @@ func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
 	repeats := false
 	if h.page != nil {
 		repeats = h.page.hear(r)
+		if r.Message == hungUp {
+			h.book.calls(h.page)
+		}
 		if r.Message == "Peer Down" && attr(r, "Reason").String() != "graceful-restart" {
 			h.lost(h.peer)
 		}
@@ -86,10 +89,13 @@ func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
 // nobody that it knows.
 const strangerCalls = "Can't find configuration for a new passive connection"
 
+// hungUp is what GoBGP says of a call that it does not take.
+const hungUp = "Closed an accepted connection"
+
 // isRoutine tells the warnings that every pair of speakers causes when both
 // dial at once.
 func isRoutine(message string) bool {
-	return message == "Closed an accepted connection" || message == "accepted conn is closed to avoid be blocked"
+	return message == hungUp || message == "accepted conn is closed to avoid be blocked"
 }
 
 // WithAttrs implements slog.Handler.

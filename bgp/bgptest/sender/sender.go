@@ -233,6 +233,26 @@ func (s *Session) Close() {
 	<-s.done
 }
 
+// Vanish ends the session as a power cut does: nobody is told, and whatever the peer
+// sends is answered by a reset. It needs CAP_NET_ADMIN (TCP_REPAIR, tcp(7)).
+func (s *Session) Vanish() error {
+	tcp, ok := s.conn.(*net.TCPConn)
+	if !ok {
+		return errors.New("the session is not on a TCP connection that it dialled")
+	}
+	c, err := tcp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if ctl := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_REPAIR, 1)
+	}); ctl != nil || err != nil {
+		return errors.Join(ctl, err)
+	}
+	s.Close()
+	return nil
+}
+
 // Cease ends the session with a NOTIFICATION (RFC 4486).
 func (s *Session) Cease(subcode byte) {
 	_ = s.Send(message(typeNotification, []byte{6, subcode}))
