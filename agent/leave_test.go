@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -42,7 +43,7 @@ func TestLeave(t *testing.T) {
 	node.Run("ip", "link", "set", "gwb", "up")
 	node.Run("ip", "addr", "add", "10.0.0.1/24", "dev", "gwa")
 	node.Run("ip", "link", "set", "gwa", "up")
-	before := state(node)
+	before := settled(t, node, "gwa@gwb", "gwb@gwa")
 	node.Run("ip", "route", "add", "172.25.1.0/26", "via", "10.0.0.2", "proto", "71")
 	node.Run("ip", "route", "add", "blackhole", "172.25.0.0/26", "proto", "71")
 	node.Run("ip", "nexthop", "add", "id", "7100", "via", "10.0.0.3", "dev", "gwa", "proto", "71")
@@ -113,6 +114,27 @@ func attachAndFilter(ctx context.Context, t *testing.T, pod string) {
 	)
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// settled returns the state in which links are up: the kernel says so a moment after
+// they are set up.
+func settled(t *testing.T, n *netnstest.NS, links ...string) string {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		s := state(n)
+		down := slices.DeleteFunc(slices.Clone(links), func(l string) bool {
+			return slices.ContainsFunc(strings.Split(s, "\n"), func(line string) bool {
+				f := strings.Fields(line)
+				return len(f) > 1 && f[0] == l && f[1] == "UP"
+			})
+		})
+		if len(down) == 0 {
+			return s
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%v are not up:\n%s", down, s)
+		}
 	}
 }
 
