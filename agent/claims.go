@@ -156,7 +156,7 @@ func holderOf(p *v1alpha1.PodReference) string {
 	if p == nil {
 		return ""
 	}
-	s := "pod " + p.Namespace + "/" + p.Name
+	s := p.String()
 	if p.UID != "" {
 		s += " " + p.UID
 	}

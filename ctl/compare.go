@@ -201,15 +201,11 @@ func (c *comparison) compareClaims() {
 			continue
 		}
 		claim, pod := claims[address], b.Spec.Pod
-		if claim != nil && pod != nil && claim.Namespace == pod.Namespace && (claim.PodName == "" || claim.PodName == pod.Name) {
+		if claim != nil && claim.IsFor(pod) {
 			continue
 		}
-		who := "no pod"
-		if pod != nil {
-			who = "pod " + pod.Namespace + "/" + pod.Name
-		}
 		c.differ(kindBlock, b.Name, b.Spec.NodeName, reasonNoClaim, "delete the pod, or create an IPClaim that is for it",
-			"node %s has %s for %s, which no IPClaim is for: nobody else takes the route to it", b.Spec.NodeName, address, who)
+			"node %s has %s for %s, which no IPClaim is for: nobody else takes the route to it", b.Spec.NodeName, address, pod)
 	}
 }
 

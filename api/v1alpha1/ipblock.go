@@ -72,9 +72,20 @@ type PodReference struct {
 	UID string `json:"uid,omitempty"`
 }
 
+// String names the pod for people, such as "pod default/web-0"; nil is "no pod".
+func (p *PodReference) String() string {
+	if p == nil {
+		return "no pod"
+	}
+	return "pod " + p.Namespace + "/" + p.Name
+}
+
 // IPBlockName returns the name of the IPBlock of a block.
-func IPBlockName(cidr netip.Prefix) string {
-	return strings.NewReplacer(".", "-", ":", "-", "/", "-").Replace(cidr.String())
+func IPBlockName(cidr netip.Prefix) string { return nameFrom(cidr.String()) }
+
+// nameFrom makes the name of an object from the address or prefix that it is about.
+func nameFrom(address string) string {
+	return strings.NewReplacer(".", "-", ":", "-", "/", "-").Replace(address)
 }
 
 // IPBlockList is a list of blocks.

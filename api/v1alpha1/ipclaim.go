@@ -2,7 +2,6 @@ package v1alpha1
 
 import (
 	"net/netip"
-	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -65,6 +64,11 @@ type IPClaimSpec struct {
 	PodName string `json:"podName,omitempty"`
 }
 
+// IsFor tells whether a pod, which may be nil, may have the address.
+func (s *IPClaimSpec) IsFor(p *PodReference) bool {
+	return p != nil && p.Namespace == s.Namespace && (s.PodName == "" || s.PodName == p.Name)
+}
+
 // ClaimFinalizer keeps an IPClaim that is deleted for as long as a pod has the
 // address.
 const ClaimFinalizer = GroupName + "/held"
@@ -92,9 +96,7 @@ type IPClaimStatus struct {
 }
 
 // IPClaimName returns the name of the IPClaim of an address.
-func IPClaimName(a netip.Addr) string {
-	return strings.NewReplacer(".", "-", ":", "-").Replace(a.String())
-}
+func IPClaimName(a netip.Addr) string { return nameFrom(a.String()) }
 
 // IPClaimList is a list of claims.
 // +kubebuilder:object:root=true

@@ -44,7 +44,7 @@ func (p *Plan) planClaims(claims []v1alpha1.IPClaim, blocks []v1alpha1.IPBlock) 
 		}
 		b := holding[addr]
 		state := ClaimState{Status: claimStatus(p.claimCondition(c, addr, b)), Held: b != nil}
-		if b != nil && isFor(c, b.Spec.Pod) {
+		if b != nil && c.Spec.IsFor(b.Spec.Pod) {
 			p.rightful[addr] = true
 			state.Status.NodeName, state.Status.PodName = b.Spec.NodeName, b.Spec.Pod.Name
 			since := b.CreationTimestamp // a copy: the plan is written by clients that decode into it
@@ -65,11 +65,11 @@ func (p *Plan) claimCondition(c *v1alpha1.IPClaim, addr netip.Addr, b *v1alpha1.
 	switch {
 	case pl == nil:
 		return notReady(ReasonNoPool, fmt.Sprintf("no pool that is in use and has allocation Claims has %s", addr))
-	case b != nil && !isFor(c, b.Spec.Pod):
+	case b != nil && !c.Spec.IsFor(b.Spec.Pod):
 		return notReady(ReasonWrongPod, fmt.Sprintf("node %s has the address for %s, which the claim is not for: other nodes take no route to it from that node",
-			b.Spec.NodeName, podName(b.Spec.Pod)))
+			b.Spec.NodeName, b.Spec.Pod))
 	case b != nil:
-		held := ready(fmt.Sprintf("node %s has the address for %s", b.Spec.NodeName, podName(b.Spec.Pod)))
+		held := ready(fmt.Sprintf("node %s has the address for %s", b.Spec.NodeName, b.Spec.Pod))
 		held.Reason = ReasonHeld
 		return held
 	case pl.obj.DeletionTimestamp != nil:
@@ -82,18 +82,6 @@ func (p *Plan) claimCondition(c *v1alpha1.IPClaim, addr netip.Addr, b *v1alpha1.
 	free := ready("no pod has the address")
 	free.Reason = ReasonFree
 	return free
-}
-
-func podName(p *v1alpha1.PodReference) string {
-	if p == nil {
-		return "no pod"
-	}
-	return "pod " + p.Namespace + "/" + p.Name
-}
-
-// isFor tells whether a pod may have the address of a claim.
-func isFor(c *v1alpha1.IPClaim, pod *v1alpha1.PodReference) bool {
-	return pod != nil && pod.Namespace == c.Spec.Namespace && (c.Spec.PodName == "" || c.Spec.PodName == pod.Name)
 }
 
 // claimedOf returns the pool in the plan of which an address is claimed by itself,
