@@ -19,10 +19,11 @@ const (
 	awaitTimeout  = 5 * time.Second
 )
 
-// Await waits until the API server answers, or ctx ends, which is no error. A controller that ended because it could not
-// renew its lease so is at work again within seconds after an outage: were it to end
-// again and again, Kubernetes would wait longer each time, up to 5 minutes, and then
-// start it that much after the API server.
+// Await waits until the API server answers, or ctx ends, which is no error. A
+// controller that ended because it could not renew its lease so is at work again
+// within seconds after an outage: were it to end again and again, Kubernetes would
+// wait longer each time, up to 5 minutes, and then start it that much after the API
+// server.
 //
 // Meanwhile the process says at health, unless that is "0" or empty, that it lives
 // and is not ready.

@@ -8,7 +8,6 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/controller/plan"
@@ -21,7 +20,7 @@ func (r *planner) writeClaims(ctx context.Context, p *plan.Plan, in plan.Input) 
 	for i := range in.Claims {
 		old := &in.Claims[i]
 		state := p.Claims[old.Name]
-		if err := r.holdClaim(ctx, old, old.DeletionTimestamp == nil || state.Held); err != nil {
+		if err := r.hold(ctx, old, v1alpha1.ClaimFinalizer, old.DeletionTimestamp == nil || state.Held); err != nil {
 			errs = appendFound(errs, err, "write the finalizers of IPClaim "+old.Name)
 		}
 		obj := old.DeepCopy()
@@ -39,23 +38,6 @@ func (r *planner) writeClaims(ctx context.Context, p *plan.Plan, in plan.Input) 
 		r.warnOfClaim(obj, old.Status.Conditions, state.Status.Conditions)
 	}
 	return errors.Join(errs...)
-}
-
-// holdClaim gives a claim that must not go the finalizer that keeps it, and takes
-// it from one that may.
-func (r *planner) holdClaim(ctx context.Context, old *v1alpha1.IPClaim, hold bool) error {
-	obj := old.DeepCopy()
-	changed := false
-	switch {
-	case !hold:
-		changed = controllerutil.RemoveFinalizer(obj, v1alpha1.ClaimFinalizer)
-	case old.DeletionTimestamp == nil: // else none may be added
-		changed = controllerutil.AddFinalizer(obj, v1alpha1.ClaimFinalizer)
-	}
-	if !changed {
-		return nil
-	}
-	return r.client.Patch(ctx, obj, client.MergeFromWithOptions(old, client.MergeFromWithOptimisticLock{}))
 }
 
 // warnOfClaim makes an event when pods can't have the address any more. That pods

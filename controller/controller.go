@@ -2,9 +2,9 @@
 // of package plan and frees the blocks of nodes that are gone. One replica at a
 // time does so, by leader election.
 //
-//	Node, BGPConfig, NetworkConfig, BGPPeer, ───────┬▶ planner  ─▶ NodeNetwork.spec, conditions of IPPool and BGPPeer
-//	BGPFilter, IPPool, IPBlock, ServiceCIDR, ───────┤
-//	NodeNetwork.status ─────────────────────────────┘
+//	Node, BGPConfig, NetworkConfig, BGPPeer, ────────┬▶ planner  ─▶ NodeNetwork.spec, IPClaim.status, conditions of IPPool
+//	BGPFilter, IPPool, IPBlock, IPClaim, ServiceCIDR, ┤               and BGPPeer
+//	Namespace, NodeNetwork.status ───────────────────┘
 //	IPPool, IPBlock, NodeNetwork.status.blocks ──────▶ counter  ─▶ figures of IPPool.status
 //	Node, IPBlock, NodeNetwork.status.departedBlocks ─▶ releaser ─▶ NodeNetworks and IPBlocks of deleted nodes are deleted
 //

@@ -128,12 +128,11 @@ func (r *planner) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile
 	if len(in.Networks) > cached {
 		again.after(lagLimit) // they may be gone by then, and no event say so
 	}
+	// If a write that goes on fails, what follows from it for others is wrong.
+	r.writePlans(ctx, limit.Done(), p, in, flying, &again)
 	if flying {
-		// If one of them fails, this is not what would follow.
 		again.after(onInterval)
-		r.createPlans(ctx, limit.Done(), p, in, &again)
 	} else {
-		r.writePlans(ctx, limit.Done(), p, in, &again)
 		err = errors.Join(
 			r.deletePlans(ctx, p, in),
 			r.writePools(ctx, p, in),
@@ -229,8 +228,7 @@ func (r *planner) writePools(ctx context.Context, p *plan.Plan, in plan.Input) e
 	var errs []error
 	for i := range in.Pools {
 		old := &in.Pools[i]
-		// A conflict is over with the event of what came in between.
-		if err := r.holdPool(ctx, old, p.Holds(old.Name)); err != nil && !apierrors.IsConflict(err) {
+		if err := r.hold(ctx, old, v1alpha1.PoolFinalizer, p.Holds(old.Name)); err != nil {
 			errs = appendFound(errs, err, "write the finalizers of IPPool "+old.Name)
 		}
 		obj := old.DeepCopy()
@@ -249,16 +247,19 @@ func (r *planner) writePools(ctx context.Context, p *plan.Plan, in plan.Input) e
 	return errors.Join(errs...)
 }
 
-// holdPool gives a pool that must not go the finalizer that keeps it, and takes it
+// hold gives an object that must not go the finalizer that keeps it, and takes it
 // from one that may.
-func (r *planner) holdPool(ctx context.Context, old *v1alpha1.IPPool, hold bool) error {
-	obj := old.DeepCopy()
+func (r *planner) hold(ctx context.Context, old client.Object, finalizer string, hold bool) error {
+	obj, ok := old.DeepCopyObject().(client.Object)
+	if !ok {
+		return fmt.Errorf("%T is no object", old)
+	}
 	changed := false
 	switch {
 	case !hold:
-		changed = controllerutil.RemoveFinalizer(obj, v1alpha1.PoolFinalizer)
-	case old.DeletionTimestamp == nil: // else none may be added
-		changed = controllerutil.AddFinalizer(obj, v1alpha1.PoolFinalizer)
+		changed = controllerutil.RemoveFinalizer(obj, finalizer)
+	case old.GetDeletionTimestamp() == nil: // else none may be added
+		changed = controllerutil.AddFinalizer(obj, finalizer)
 	}
 	if !changed {
 		return nil
@@ -368,10 +369,10 @@ func (r *planner) reportReflectors(p *plan.Plan, config *v1alpha1.BGPConfig) {
 	r.recorder.warn(config, "NoReflectors", r.reflectorsLack+": nodes learn of each other as before")
 }
 
-// appendFound adds an error with what was tried, unless it says that the object
-// is gone.
+// appendFound adds an error with what was tried, unless it says that the object is
+// gone, or another than the cache had: the event of that leads to another try.
 func appendFound(errs []error, err error, tried string) []error {
-	if apierrors.IsNotFound(err) {
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return errs
 	}
 	return append(errs, fmt.Errorf("%s: %w", tried, err))

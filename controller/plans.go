@@ -25,29 +25,31 @@ type planChange struct {
 	spec *v1alpha1.NodeNetworkSpec
 }
 
-// createPlans creates the NodeNetworks of nodes that have none.
-func (r *planner) createPlans(ctx context.Context, limit <-chan struct{}, p *plan.Plan, in plan.Input, again *soonest) {
-	have := networksByName(in)
-	var changes []planChange
-	for _, name := range p.Nodes() {
-		if have[name] == nil && !r.writes.busy(name) {
-			spec, _ := p.Spec(name)
-			changes = append(changes, planChange{name, nil, &spec})
-		}
+// weight sorts changes: those that cost the API server least first, new plans before
+// all others.
+func (c planChange) weight() int {
+	if c.old == nil {
+		return 0
 	}
-	r.start(ctx, limit, changes, again)
+	return 1 + len(c.spec.Sessions)
 }
 
-// writePlans creates and changes the NodeNetworks whose plan is another now: new
-// ones first, those with many sessions last. A node without a plan keeps the
-// NodeNetwork that it has. Changes that come too soon after the last of the same
-// plan are left for later.
-func (r *planner) writePlans(ctx context.Context, limit <-chan struct{}, p *plan.Plan, in plan.Input, again *soonest) {
-	have := networksByName(in)
+// writePlans creates and changes the NodeNetworks whose plan is another now, or
+// only creates those that are new: new ones first, those with many sessions last. A
+// node without a plan keeps the NodeNetwork that it has. Changes that come too soon
+// after the last of the same plan are left for later.
+func (r *planner) writePlans(ctx context.Context, limit <-chan struct{}, p *plan.Plan, in plan.Input, onlyNew bool, again *soonest) {
+	have := make(map[string]*v1alpha1.NodeNetwork, len(in.Networks))
+	for i := range in.Networks {
+		have[in.Networks[i].Name] = &in.Networks[i]
+	}
 	var changes []planChange
 	for _, name := range p.Nodes() {
-		spec, _ := p.Spec(name)
 		old := have[name]
+		if onlyNew && old != nil {
+			continue
+		}
+		spec, _ := p.Spec(name)
 		if old != nil && apiequality.Semantic.DeepEqual(old.Spec, spec) {
 			continue
 		}
@@ -61,14 +63,7 @@ func (r *planner) writePlans(ctx context.Context, limit <-chan struct{}, p *plan
 		}
 		changes = append(changes, planChange{name, old, &spec})
 	}
-	slices.SortStableFunc(changes, func(a, b planChange) int {
-		return cmp.Or(boolCompare(a.old != nil, b.old != nil), cmp.Compare(len(a.spec.Sessions), len(b.spec.Sessions)))
-	})
-	r.start(ctx, limit, changes, again)
-}
-
-// start starts the writes of changes until the limit is reached.
-func (r *planner) start(ctx context.Context, limit <-chan struct{}, changes []planChange, again *soonest) {
+	slices.SortStableFunc(changes, func(a, b planChange) int { return cmp.Compare(a.weight(), b.weight()) })
 	for _, c := range changes {
 		started := r.writes.start(ctx, limit, c.node, c.old, c.spec, func() (types.UID, int64, error) {
 			return r.writePlan(ctx, c.node, c.old, c.spec)
@@ -78,25 +73,6 @@ func (r *planner) start(ctx context.Context, limit <-chan struct{}, changes []pl
 			return
 		}
 	}
-}
-
-func networksByName(in plan.Input) map[string]*v1alpha1.NodeNetwork {
-	have := make(map[string]*v1alpha1.NodeNetwork, len(in.Networks))
-	for i := range in.Networks {
-		have[in.Networks[i].Name] = &in.Networks[i]
-	}
-	return have
-}
-
-// boolCompare sorts false before true.
-func boolCompare(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
 }
 
 // writePlan writes one plan and returns what came of it: nothing when somebody
