@@ -173,14 +173,15 @@ func (s *nodeState) troubles() error {
 func New(ctx context.Context, o Options) (*Agent, error) {
 	o.Sysctls = cmp.Or(o.Sysctls, wire.DefaultSysctls)
 	gone := &absence{}
-	others := untiringClient{o.Client, untiring.Options{Away: gone.away}} // than the watch of the plan
+	// Only the watch of the plan asks while the API server is away; the rest waits for it.
+	rest := untiringClient{o.Client, untiring.Options{Away: gone.away}}
 	a := &Agent{
 		o:          o,
 		log:        o.Log,
 		neighbors:  unnumbered.New(unnumbered.Options{Log: o.Log.With("part", "unnumbered")}),
-		passwords:  newPasswords(others, o.Namespace, filepath.Join(o.RunDir, "passwords.json"), o.Log.With("part", "passwords")),
+		passwords:  newPasswords(rest, o.Namespace, filepath.Join(o.RunDir, "passwords.json"), o.Log.With("part", "passwords")),
 		absence:    gone,
-		remote:     newRemoteBlocks(others),
+		remote:     newRemoteBlocks(rest),
 		namespaces: newNamespaces(o.Client, filepath.Join(o.StateDir, "namespaces.json"), o.Log.With("part", "namespaces")),
 		store:      BlockStore{Client: o.Client},
 		plans:      make(chan plan, 1),
@@ -346,7 +347,7 @@ func (a *Agent) ready() error {
 	defer a.state.mu.Unlock()
 	switch {
 	case a.state.plan == nil && a.noCRDs.Load():
-		return fmt.Errorf("the API server does not know Godwit's kinds: install the CRDs (kubectl apply -k config/crd, or charts/godwit/crds)")
+		return errNoCRDs
 	case a.state.plan == nil:
 		return fmt.Errorf("node %s has no plan yet: see that godwit-controller runs and that kubectl get nodenetwork %s shows a plan", a.o.Node, a.o.Node)
 	case !a.state.blocksKnown:

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -25,7 +26,7 @@ type around struct {
 }
 
 // see looks if it is time to, and logs what is new.
-func (r *around) see(now time.Time, log logger) []others.Find {
+func (r *around) see(now time.Time, log *slog.Logger) []others.Find {
 	if r.look == nil || now.Before(r.next) {
 		return r.finds
 	}
@@ -52,12 +53,6 @@ func (r *around) see(now time.Time, log logger) []others.Find {
 	return finds
 }
 
-// logger is what a log can do.
-type logger interface {
-	Info(msg string, args ...any)
-	Warn(msg string, args ...any)
-}
-
 // messages are the words of finds.
 func messages(finds []others.Find) string {
 	var all []string
@@ -70,11 +65,8 @@ func messages(finds []others.Find) string {
 // severalReason is the reason of a condition that has more than one.
 const severalReason = "Several"
 
-// foundReason is the reason of the condition about finds.
+// foundReason is the reason of the condition about finds, of which there are some.
 func foundReason(finds []others.Find) string {
-	if len(finds) == 0 {
-		return severalReason // not used: the condition is true
-	}
 	if slices.ContainsFunc(finds, func(f others.Find) bool { return f.Reason != finds[0].Reason }) {
 		return severalReason
 	}

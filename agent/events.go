@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"time"
@@ -47,7 +48,7 @@ type transition struct {
 type teller struct {
 	events record.EventRecorder // nil: nobody listens
 	node   *corev1.ObjectReference
-	log    logger
+	log    *slog.Logger
 	all    *rate.Limiter
 	peers  map[netip.Addr]*toldPeer
 
@@ -63,7 +64,7 @@ type toldPeer struct {
 	unheard int // transitions that were too many to be told, since the last that was not
 }
 
-func newTeller(events record.EventRecorder, node string, log logger) *teller {
+func newTeller(events record.EventRecorder, node string, log *slog.Logger) *teller {
 	return &teller{
 		log:    log,
 		events: events,

@@ -51,7 +51,7 @@ func (t *teller) lookConditions(all []metav1.Condition, now time.Time) {
 		}
 		if wrong == known.seen && wrong != known.told && known.limit.AllowN(now, 1) && t.all.AllowN(now, 1) {
 			if known.told = wrong; wrong != "" {
-				t.events.Event(t.node, corev1.EventTypeWarning, reasons[c.Type], clip(wrong))
+				t.events.Event(t.node, corev1.EventTypeWarning, reasons[c.Type], clip(wrong, maxEvent))
 			} else {
 				t.events.Event(t.node, corev1.EventTypeNormal, c.Type, "what was wrong is over")
 			}
@@ -67,10 +67,3 @@ func (t *teller) lookConditions(all []metav1.Condition, now time.Time) {
 
 // maxEvent is how long the API lets the message of an event be, in bytes.
 const maxEvent = 1024
-
-func clip(message string) string {
-	if len(message) > maxEvent {
-		return message[:maxEvent-3] + "..."
-	}
-	return message
-}

@@ -34,7 +34,7 @@ func Failed(ctx context.Context, o Options, err error) error {
 	event := &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: fmt.Sprintf("%s.%x", o.Node, now.UnixNano())},
 		InvolvedObject: *nodeReference(o.Node), Source: corev1.EventSource{Component: "godwit-agent", Host: o.Node},
-		Type: corev1.EventTypeWarning, Reason: eventNotStarted, Message: clip(err.Error()),
+		Type: corev1.EventTypeWarning, Reason: eventNotStarted, Message: clip(err.Error(), maxEvent),
 		FirstTimestamp: now, LastTimestamp: now, Count: 1,
 	}
 	eerr := o.Client.Create(ctx, event)
@@ -43,7 +43,7 @@ func Failed(ctx context.Context, o Options, err error) error {
 	if gerr == nil {
 		before := nn.DeepCopy()
 		meta.SetStatusCondition(&nn.Status.Conditions, metav1.Condition{
-			Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reasonNotStarted, Message: "the agent can't start: " + err.Error(),
+			Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reasonNotStarted, Message: clip("the agent can't start: "+err.Error(), maxMessage),
 		})
 		gerr = o.Client.Status().Patch(ctx, &nn, client.MergeFrom(before))
 	}
@@ -53,26 +53,22 @@ func Failed(ctx context.Context, o Options, err error) error {
 	return err
 }
 
-// lacksCRDs tells whether the API server answered that it does not know a kind.
-func lacksCRDs(err error) bool {
-	// A list is never "not found" for another reason.
-	return meta.IsNoMatchError(err) || apierrors.IsNotFound(err)
-}
+var errNoCRDs = errors.New("the API server does not know Godwit's kinds, so there is no plan for this node: " +
+	"install the CRDs (kubectl apply -k config/crd, or charts/godwit/crds)")
 
 // noteCRDs notes whether the API server knows Godwit's kinds, by what came of a
 // list of them, and tells when it does not.
 func (a *Agent) noteCRDs(err error) {
-	missing := err != nil && lacksCRDs(err)
+	missing := apierrors.IsNotFound(err) // a list is never so for another reason
 	if err != nil && !missing {
 		return // it says nothing about that
 	}
 	was := a.noCRDs.Swap(missing)
 	switch {
 	case missing && !was:
-		a.log.Error("the API server does not know Godwit's kinds: install the CRDs (kubectl apply -k config/crd, or charts/godwit/crds); trying on", "error", err)
+		a.log.Error(errNoCRDs.Error()+"; trying on", "error", err)
 		if a.o.Events != nil {
-			a.o.Events.Event(nodeReference(a.o.Node), corev1.EventTypeWarning, eventCRDsMissing,
-				"the API server does not know Godwit's kinds, so there is no plan for this node: install the CRDs (kubectl apply -k config/crd, or charts/godwit/crds)")
+			a.o.Events.Event(nodeReference(a.o.Node), corev1.EventTypeWarning, eventCRDsMissing, errNoCRDs.Error())
 		}
 	case !missing && was:
 		a.log.Info("the API server knows Godwit's kinds now")

@@ -103,7 +103,7 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 	set := func(kind string, bad bool, goodReason, badReason, message string) {
 		c := metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: goodReason, ObservedGeneration: o.generation, LastTransitionTime: now}
 		if bad {
-			c.Status, c.Reason, c.Message = metav1.ConditionFalse, badReason, bounded(message)
+			c.Status, c.Reason, c.Message = metav1.ConditionFalse, badReason, clip(message, maxMessage)
 		}
 		meta.SetStatusCondition(&s.Conditions, c)
 	}
@@ -114,7 +114,7 @@ func status(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Time) v1
 	set(v1alpha1.ConditionOriginsValid, refusals(o.sessions) != "", "Valid", "OriginRefused", refusals(o.sessions))
 	set(v1alpha1.ConditionRoutesInstalled, len(o.routes.Failed) > 0, "Installed", "Failed",
 		fmt.Sprintf("%d routes could not be installed; see status.failedRoutes", len(o.routes.Failed)))
-	set(v1alpha1.ConditionHostSound, len(o.finds) > 0, "Sound", foundReason(o.finds), messages(o.finds))
+	meta.SetStatusCondition(&s.Conditions, hostSound(o, now))
 	if len(o.desired.tunnels) == 0 {
 		meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionTunnelsReady)
 		return s
@@ -138,15 +138,22 @@ func unfitStatus(o *observation, old *v1alpha1.NodeNetworkStatus, now metav1.Tim
 	s := v1alpha1.NodeNetworkStatus{AgentVersion: o.version, Conditions: slices.Clone(old.Conditions)}
 	for _, kind := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionPlanApplied} {
 		meta.SetStatusCondition(&s.Conditions, metav1.Condition{
-			Type: kind, Status: metav1.ConditionFalse, Reason: "NodeUnfit", Message: o.unfit.Error(), LastTransitionTime: now,
+			Type: kind, Status: metav1.ConditionFalse, Reason: "NodeUnfit", Message: clip(o.unfit.Error(), maxMessage), LastTransitionTime: now,
 		})
 	}
-	sound := metav1.Condition{Type: v1alpha1.ConditionHostSound, Status: metav1.ConditionTrue, Reason: "Sound", LastTransitionTime: now}
-	if len(o.finds) > 0 {
-		sound.Status, sound.Reason, sound.Message = metav1.ConditionFalse, foundReason(o.finds), messages(o.finds)
-	}
-	meta.SetStatusCondition(&s.Conditions, sound)
+	meta.SetStatusCondition(&s.Conditions, hostSound(o, now))
 	return s
+}
+
+// hostSound tells what was found on the node that may keep Godwit from working.
+func hostSound(o *observation, now metav1.Time) metav1.Condition {
+	c := metav1.Condition{
+		Type: v1alpha1.ConditionHostSound, Status: metav1.ConditionTrue, Reason: "Sound", ObservedGeneration: o.generation, LastTransitionTime: now,
+	}
+	if len(o.finds) > 0 {
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, foundReason(o.finds), clip(messages(o.finds), maxMessage)
+	}
+	return c
 }
 
 // tunnelStatus returns the tunnels that carry packets.
@@ -187,14 +194,14 @@ func tunnelTrouble(o *observation) (reason string, err error) {
 	return "", nil
 }
 
-// bounded cuts a message that is too long for a condition, as one that names each
-// of thousands of nodes.
-func bounded(message string) string {
-	if len(message) <= maxMessage {
+// clip cuts a message that is longer than so many bytes, as one that names each of
+// thousands of nodes.
+func clip(message string, most int) string {
+	if len(message) <= most {
 		return message
 	}
 	const more = " ..."
-	return strings.ToValidUTF8(message[:maxMessage-len(more)], "") + more
+	return strings.ToValidUTF8(message[:most-len(more)], "") + more
 }
 
 func text(err error) string {

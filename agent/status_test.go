@@ -137,7 +137,7 @@ func TestMessagesAreShort(t *testing.T) {
 	if !found {
 		t.Errorf("no condition names the sessions: %v", s.Conditions)
 	}
-	if got := bounded("as it is"); got != "as it is" {
+	if got := clip("as it is", maxMessage); got != "as it is" {
 		t.Errorf("a short message becomes %q", got)
 	}
 }
