@@ -1,11 +1,8 @@
 package gobgp
 
 import (
-	"context"
 	"net/netip"
 	"time"
-
-	"github.com/osrg/gobgp/v4/api"
 )
 
 // arrival is for how long before and after a session is said to be up a route that
@@ -21,10 +18,7 @@ func (s *Speaker) announceMissed(addr netip.Addr, now time.Time) {
 	if !arrived || s.learned.turned.Load() < since.Add(-arrival).UnixNano() {
 		return
 	}
-	err := s.server.ResetPeer(context.Background(), &api.ResetPeerRequest{
-		Address: addr.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT,
-	})
-	if err != nil {
+	if err := s.server.announceAgain(addr); err != nil {
 		s.log.Debug("can't announce all once more to a BGP peer", "peer", s.applied.peers[addr].Name, "error", err)
 	}
 }

@@ -1,11 +1,6 @@
 package gobgp
 
-import (
-	"context"
-	"time"
-
-	"github.com/osrg/gobgp/v4/api"
-)
+import "time"
 
 // callingRest is how long a peer that called while its session was up is not sent
 // everything again for that.
@@ -33,10 +28,7 @@ func (s *Speaker) probeCalling(now time.Time) {
 		}
 		p := s.applied.peers[addr]
 		s.log.Debug("a BGP peer calls while its session is up; finding out whether it is still there", "peer", p.Name)
-		err := s.server.ResetPeer(context.Background(), &api.ResetPeerRequest{
-			Address: addr.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT,
-		})
-		if err != nil {
+		if err := s.server.announceAgain(addr); err != nil {
 			s.log.Debug("can't find out whether a BGP peer is still there", "peer", p.Name, "error", err)
 		}
 	}

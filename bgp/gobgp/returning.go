@@ -39,7 +39,14 @@ func (s *server) announceTo(addr netip.Addr) error {
 	// GoBGP tells of the new state a moment before it is in it.
 	for end := time.Now().Add(announceTimeout); time.Now().Before(end) && !s.isUp(ctx, key); time.Sleep(pollInterval) {
 	}
-	return s.ResetPeer(ctx, &api.ResetPeerRequest{Address: key, Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT})
+	return s.announceAgain(addr)
+}
+
+// announceAgain sends a peer whose session is up all that it is to know.
+func (s *server) announceAgain(addr netip.Addr) error {
+	return s.ResetPeer(context.Background(), &api.ResetPeerRequest{
+		Address: addr.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT,
+	})
 }
 
 func (s *server) isUp(ctx context.Context, addr string) bool {
