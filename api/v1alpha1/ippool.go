@@ -228,16 +228,15 @@ const PoolFinalizer = GroupName + "/blocks"
 
 // IPPoolStatus is what the controller found out about a pool.
 type IPPoolStatus struct {
-	// Ready tells whether nodes may claim blocks of the pool; the reason says why
-	// not (Overlaps, OverlapsServices, OverlapsNodes, Disabled, Deleting, Invalid,
-	// NoNodes). HasRoom turns False when
-	// 80 % of its blocks are claimed (NearlyFull), and when all are (Full). Drained,
-	// of a pool that is disabled or being deleted, tells whether nodes have no blocks
-	// of it any more, and else which do (InUse). EncapsulationApplied, of a pool
-	// that nodes know, tells whether they use the encapsulation that the pool asks
-	// for: while it is False (WaitingForTunnels), they use the one before.
-	// AdvertisementApplied, of a pool with advertise, tells whether nodes announce it
-	// so; when not (CommunityNotFound), they announce it as before.
+	// Ready tells whether nodes may claim blocks of the pool; the reason says why not
+	// (Overlaps, OverlapsServices, OverlapsNodes, Disabled, Deleting, Invalid, NoNodes).
+	// HasRoom turns False when 80 % of its blocks are claimed (NearlyFull), and when all
+	// are (Full). Drained, of a pool that is disabled or being deleted, tells whether
+	// nodes have no blocks of it any more, and else which do (InUse).
+	// EncapsulationApplied, of a pool that nodes know, tells whether they use the
+	// encapsulation that the pool asks for: while it is False (WaitingForTunnels), they
+	// use the one before. AdvertisementApplied, of a pool with advertise, tells whether
+	// nodes announce it so; when not (CommunityNotFound), they announce it as before.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
