@@ -30,7 +30,7 @@ func Datagrams(ctx context.Context, address string) (Flow, error) {
 	}
 	defer func() { _ = conn.Close() }()
 	enlarge(conn)
-	got := make(chan echoes)
+	got := make(chan echoes, 1)
 	go func() { got <- receive(conn) }()
 	tick := time.NewTicker(pace)
 	defer tick.Stop()
