@@ -30,6 +30,7 @@ func testBadSettings(t *testing.T, l *lab.Lab) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	log := markLog(t, l, lab.AgentProcess("n1"))
 	flow := startFlow(t, l)
 	bad := func(cidr string, encapsulation v1alpha1.Encapsulation) (remove func()) {
 		t.Helper()
@@ -38,6 +39,7 @@ func testBadSettings(t *testing.T, l *lab.Lab) {
 		if err := api.Create(ctx, pool); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { _ = api.Delete(deadline(t, 10*time.Second), pool) }) // the test ended early
 		return func() {
 			t.Helper()
 			noneOf(ctx, t, l, cidr)
@@ -51,7 +53,7 @@ func testBadSettings(t *testing.T, l *lab.Lab) {
 		t.Helper()
 		took := eventually(t, 20*time.Second, what+", by the condition", nodeCondition(ctx, l, "n1", "False", condition, text))
 		eventually(t, 20*time.Second, what+", by the event", hasEvent(ctx, api, "n1", reason, text))
-		eventually(t, 20*time.Second, what+", by the log", logSays(l, "n1", text))
+		eventually(t, 20*time.Second, what+", by the log", log.says(text))
 		t.Logf("%s: the node says so after %v", what, took.Round(time.Millisecond))
 	}
 
@@ -67,7 +69,7 @@ func testBadSettings(t *testing.T, l *lab.Lab) {
 	if lacksIPIP(t, l, "n1") {
 		remove = bad("172.27.0.0/20", v1alpha1.EncapsulationIPIP)
 		says("a tunnel that the kernel does not have", v1alpha1.ConditionTunnelsReady, "TunnelsNotReady", "the kernel does not support it")
-		eventually(t, 10*time.Second, "no address of it is given out", logSays(l, "n1", "a pool gives out no addresses on this node"))
+		eventually(t, 10*time.Second, "no address of it is given out", log.says("a pool gives out no addresses on this node"))
 		if links := run(t, l, "n1", "ip -br link"); strings.Contains(links, lab.IPIPDevice) {
 			t.Errorf("there is half a tunnel: %s", links)
 		}
@@ -75,10 +77,9 @@ func testBadSettings(t *testing.T, l *lab.Lab) {
 	}
 
 	tor := l.Top.ToRs[0]
-	name := tor.Name
 	asn := func(n int64) {
 		t.Helper()
-		if err := l.Change(ctx, &v1alpha1.BGPPeer{}, name, func(o client.Object) { o.(*v1alpha1.BGPPeer).Spec.PeerASN = n }); err != nil {
+		if err := l.Change(ctx, &v1alpha1.BGPPeer{}, tor.Name, func(o client.Object) { o.(*v1alpha1.BGPPeer).Spec.PeerASN = n }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -106,6 +107,7 @@ func testLeftovers(t *testing.T, l *lab.Lab) {
 	run(t, l, "n2", "ip route add 203.0.113.64/26 dev eth0 proto bird")
 	run(t, l, "n2", "nft add table ip left")
 	run(t, l, "n2", "nft add chain ip left cali-FORWARD")
+	log := markLog(t, l, lab.AgentProcess("n2"))
 	started := time.Now()
 	if err := l.Group.Stop(ctx, lab.AgentProcess("n2")); err != nil {
 		t.Fatal(err)
@@ -115,7 +117,7 @@ func testLeftovers(t *testing.T, l *lab.Lab) {
 	}
 	for _, text := range []string{"05-cilium.conflist in ", "links of Calico: cali0123", "routes of BIRD, as Calico", "rules of Calico: chain cali-FORWARD"} {
 		eventually(t, 20*time.Second, "the condition", nodeCondition(ctx, l, "n2", "False", v1alpha1.ConditionHostSound, text))
-		eventually(t, 10*time.Second, "the log", logSays(l, "n2", text))
+		eventually(t, 10*time.Second, "the log", log.says(text))
 	}
 	eventually(t, 20*time.Second, "the event", hasEvent(ctx, api, "n2", "HostNotSound", "05-cilium.conflist in "))
 	if err := os.Remove(before); err != nil {
@@ -143,7 +145,7 @@ func noneOf(ctx context.Context, t *testing.T, l *lab.Lab, cidr string) {
 		}
 	}
 	for _, n := range l.Top.Nodes {
-		if routes := run(t, l, n.Name, "ip route show root "+cidr); strings.Contains(routes, "proto") && !strings.Contains(routes, "proto kernel") {
+		if routes := run(t, l, n.Name, "ip route show proto 71 root "+cidr); routes != "" {
 			t.Errorf("%s has routes of the pool: %s", n.Name, routes)
 		}
 	}
@@ -166,22 +168,33 @@ func hasEvent(ctx context.Context, api client.Client, node, reason, text string)
 	}
 }
 
-// logSays asks whether the log of a node's agent has a text.
-func logSays(l *lab.Lab, node, text string) func() error {
+// logMark is a place in the log of a process.
+type logMark struct {
+	file string
+	at   int
+}
+
+// markLog marks the end of a log: what tests before have made a process say does
+// not count.
+func markLog(t *testing.T, l *lab.Lab, process string) logMark {
+	t.Helper()
+	m := logMark{file: l.Group.Log(process)}
+	data, err := os.ReadFile(m.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.at = len(data)
+	return m
+}
+
+// says asks whether a log has a text since it was marked.
+func (m logMark) says(text string) func() error {
 	return func() error {
-		for _, file := range l.Logs() {
-			if !strings.HasPrefix(filepath.Base(file), lab.AgentProcess(node)) {
-				continue
-			}
-			data, err := os.ReadFile(file)
-			if err != nil {
-				return err
-			}
-			if strings.Contains(string(data), text) {
-				return nil
-			}
+		data, err := os.ReadFile(m.file)
+		if err == nil && !strings.Contains(string(data[m.at:]), text) {
+			err = fmt.Errorf("%s does not say %q", m.file, text)
 		}
-		return fmt.Errorf("the log of %s does not say %q", node, text)
+		return err
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -76,6 +75,7 @@ func testLongAway(t *testing.T, l *lab.Lab, g *gate.Gate) {
 		return nil
 	})
 	// Kubernetes starts it again at once, but if it ended over and over, later each time.
+	waited := markLog(t, l, lab.ControllerProcess)
 	mustDo(t, l.Group.Stop(ctx, lab.ControllerProcess), l.StartController(ctx))
 	for i := range lateChanges {
 		h.makePool(ctx, fmt.Sprint("late", i), netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 27, byte(i), 0}), 24))
@@ -133,13 +133,7 @@ func testLongAway(t *testing.T, l *lab.Lab, g *gate.Gate) {
 			t.Errorf("%v asks too often", from)
 		}
 	}
-	eventually(t, 20*time.Second, "the controller that waited works again", func() error {
-		log, err := os.ReadFile(l.Group.Log(lab.ControllerProcess))
-		if err == nil && !strings.Contains(string(log), "the API server answers") {
-			err = errors.New("it waits")
-		}
-		return err
-	})
+	eventually(t, 20*time.Second, "the controller that waited works again", waited.says(`msg="the API server answers"`))
 	h.del(ctx, 2)
 }
 
