@@ -37,7 +37,7 @@ func TestOutages(t *testing.T) {
 		{"Agreement", testAgreement},
 		{"WorkWithoutAPI", testWorkWithoutAPI},
 		{"Restored", testRestored},
-		{"Gated", testGated},
+		{"Gated", testGated}, // the last: the programs know the gate alone after it
 	} {
 		if !t.Run(tt.name, func(t *testing.T) { tt.run(t, l) }) && ctx.Err() != nil {
 			t.Fatal("out of time")
@@ -153,6 +153,10 @@ type herd struct {
 	late           int // pods that took longer than slowLatency to come or go
 }
 
+func newHerd(t *testing.T, l *lab.Lab) *herd {
+	return &herd{t: t, l: l, pods: map[string][]string{}}
+}
+
 const atOnce = 4 // pods that a node works on
 
 // add adds so many pods to each node.
@@ -265,7 +269,7 @@ func testWorkWithoutAPI(t *testing.T, l *lab.Lab) {
 	ctx := deadline(t, 4*time.Minute)
 	stopAPI(ctx, t, l)
 	begin := time.Now()
-	h := &herd{t: t, l: l, pods: map[string][]string{}}
+	h := newHerd(t, l)
 	h.add(ctx, 40)
 	h.talk(ctx)
 
