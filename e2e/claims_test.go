@@ -152,8 +152,7 @@ func newClaimants(ctx context.Context, t *testing.T, l *lab.Lab, claims ...strin
 			t.Fatal(err)
 		}
 	}
-	m := migration{t: t, l: l, api: api}
-	m.carriedOut(func(s *v1alpha1.NodeNetworkSpec) bool { return known(s, claimPool) })
+	knowPool(ctx, t, l, claimPool, 20*time.Second)
 	return c
 }
 

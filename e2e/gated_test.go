@@ -88,7 +88,7 @@ func testSlowAPI(t *testing.T, l *lab.Lab, g *gate.Gate) {
 		slowLatency, h.added, h.deleted, h.slowest.Round(time.Millisecond))
 
 	h.makePool(ctx, "slow", gatedPool())
-	took := h.knowPool(ctx, "slow", 60*time.Second)
+	took := knowPool(ctx, t, l, "slow", 60*time.Second)
 	t.Logf("a new pool is known everywhere after %v", took.Round(time.Millisecond))
 	if err := l.Group.Kill(ctx, lab.AgentProcess("n1")); err != nil {
 		t.Fatal(err)
@@ -129,7 +129,7 @@ func testFlappingAPI(t *testing.T, l *lab.Lab, g *gate.Gate) {
 		}
 	}
 	back, away := time.Now(), time.Since(begin)
-	took := h.knowPool(ctx, "flap", 3*agreeLimit)
+	took := knowPool(ctx, t, l, "flap", 3*agreeLimit)
 	t.Logf("every node has carried out the last change %v after the last return", took.Round(time.Millisecond))
 	agrees(ctx, t, l, 3*agreeLimit)
 	if took := time.Since(back); took > agreeLimit {
@@ -165,7 +165,7 @@ func testSilentAPI(t *testing.T, l *lab.Lab, g *gate.Gate) {
 		return nil
 	}), g.Silence())
 	back := time.Now()
-	took := h.knowPool(ctx, "silent", 6*agreeLimit)
+	took := knowPool(ctx, t, l, "silent", 6*agreeLimit)
 	t.Logf("every node has carried out the change %v after the end of a silence of %v", took.Round(time.Millisecond), silentTime)
 	agrees(ctx, t, l, 3*agreeLimit)
 	if took := time.Since(back); took > agreeLimit {
@@ -238,10 +238,10 @@ func (h *herd) makePool(ctx context.Context, name string, cidr netip.Prefix) {
 }
 
 // knowPool waits until every node has a pool in its plan and has carried that out.
-func (h *herd) knowPool(ctx context.Context, name string, limit time.Duration) time.Duration {
-	h.t.Helper()
-	return eventually(h.t, limit, "every node knows pool "+name, func() error {
-		return eachNetwork(ctx, h.l, func(nn *v1alpha1.NodeNetwork) error {
+func knowPool(ctx context.Context, t *testing.T, l *lab.Lab, name string, limit time.Duration) time.Duration {
+	t.Helper()
+	return eventually(t, limit, "every node knows pool "+name, func() error {
+		return eachNetwork(ctx, l, func(nn *v1alpha1.NodeNetwork) error {
 			if !known(&nn.Spec, name) || nn.Status.ObservedGeneration != nn.Generation {
 				return fmt.Errorf("%s has carried out generation %d of %d, with the pool: %t", nn.Name, nn.Status.ObservedGeneration, nn.Generation, known(&nn.Spec, name))
 			}

@@ -51,7 +51,7 @@ func testLongAway(t *testing.T, l *lab.Lab, g *gate.Gate) {
 	}
 	mustDo(t, l.WaitAgentsReady(ctx))
 	h := newHerd(t, l)
-	h.knowPool(ctx, lab.PoolName, 30*time.Second) // all have their watches
+	knowPool(ctx, t, l, lab.PoolName, 30*time.Second) // all have their watches
 	was := leader(ctx, t, api)
 	h.pause(ctx, time.Now().Add(2*time.Second)) // what was watched for less than a second is listed anew
 
@@ -115,7 +115,7 @@ func testLongAway(t *testing.T, l *lab.Lab, g *gate.Gate) {
 		mustDo(t, l.IssueToken(n.Name, time.Hour))
 	}
 	renewed := time.Now()
-	took = h.knowPool(ctx, fmt.Sprint("late", lateChanges-1), 3*agreeLimit)
+	took = knowPool(ctx, t, l, fmt.Sprint("late", lateChanges-1), 3*agreeLimit)
 	t.Logf("every node has carried out what was changed %v after the tokens were renewed", took.Round(time.Millisecond))
 	agrees(ctx, t, l, 3*agreeLimit)
 	if took := time.Since(renewed); took > agreeLimit {

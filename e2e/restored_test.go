@@ -23,8 +23,10 @@ import (
 
 const (
 	smallNamespace = "small"
+	smallRange     = "172.26.0.0/24"
 	// backNamespace's pods have blocks of a pool that are given back soon.
 	backNamespace = "back"
+	backRange     = "172.26.1.0/24"
 	backPods      = 8  // 2 blocks of 4 addresses, and perhaps one ahead
 	smallPods     = 28 // of each node: 7 blocks of 4 addresses
 	smallClaims   = 20 // at least, on all nodes
@@ -41,8 +43,8 @@ func testRestored(t *testing.T, l *lab.Lab) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	makeSmallPool(ctx, t, l, api, smallNamespace, "172.26.0.0/24", nil)
-	makeSmallPool(ctx, t, l, api, backNamespace, "172.26.1.0/24", new(int32(10)))
+	makeSmallPool(ctx, t, l, api, smallNamespace, smallRange, nil)
+	makeSmallPool(ctx, t, l, api, backNamespace, backRange, new(int32(10)))
 	for i := range backPods {
 		if _, err := l.AddPodIn(ctx, backNamespace, "n1", fmt.Sprint("b", i)); err != nil {
 			t.Fatal(err)
@@ -118,14 +120,14 @@ func testRestored(t *testing.T, l *lab.Lab) {
 // lostClaim tells whether a block is of those that are claimed after the snapshot.
 func lostClaim(cidr string) bool {
 	p := netip.MustParsePrefix(cidr)
-	return p.Bits() == 30 && netip.MustParsePrefix("172.26.0.0/24").Contains(p.Addr())
+	return p.Bits() == 30 && netip.MustParsePrefix(smallRange).Contains(p.Addr())
 }
 
 // moveBlock waits until n1 has given back one of the blocks that there were, and
 // gives it to n2, with a pod in it.
 func moveBlock(ctx context.Context, t *testing.T, l *lab.Lab, api client.Client, had map[string]string) (moved string) {
 	t.Helper()
-	pool := netip.MustParsePrefix("172.26.1.0/24")
+	pool := netip.MustParsePrefix(backRange)
 	took := eventually(t, 60*time.Second, "n1 gives a block back", func() error {
 		now := blockOwners(ctx, t, l)
 		for cidr := range had {
@@ -169,14 +171,7 @@ func makeSmallPool(ctx context.Context, t *testing.T, l *lab.Lab, api client.Cli
 				CIDR: cidr, BlockSize: &size, EmptyBlockSeconds: emptySeconds, NamespaceSelector: &metav1.LabelSelector{MatchLabels: labels},
 			},
 		}))
-	eventually(t, 30*time.Second, "every node knows the pool", func() error {
-		return eachNetwork(ctx, l, func(nn *v1alpha1.NodeNetwork) error {
-			if !known(&nn.Spec, name) || nn.Status.ObservedGeneration != nn.Generation {
-				return fmt.Errorf("%s does not", nn.Name)
-			}
-			return nil
-		})
-	})
+	knowPool(ctx, t, l, name, 30*time.Second)
 }
 
 // mayClaim gives the agents the right to create blocks, or takes it away.

@@ -213,8 +213,8 @@ func (r *rogue) send(t *testing.T, prefixes []netip.Prefix, hop netip.Addr) {
 }
 
 // announceAll announces the node's own block, and what is not its own: another
-// node's block, a pod of another node, parts of both, claimed addresses, the default route, the nodes'
-// own network, that of a host, that of Services, and junk.
+// node's block, a pod of another node, parts of both, claimed addresses, the
+// default route, the nodes' own network, that of a host, that of Services, and junk.
 func (r *rogue) announceAll(t *testing.T, l *lab.Lab) {
 	t.Helper()
 	own, _ := l.Top.Node(rogueNode)
