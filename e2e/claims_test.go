@@ -74,17 +74,22 @@ func testClaims(t *testing.T, l *lab.Lab) {
 	if _, err := c.add("n2", "db", "172.26.0.10"); pods.ErrorCode(err) != codeRetry || !strings.Contains(err.Error(), "held by node n1 for pod default/n1-db") {
 		t.Errorf("a second pod wants an address that is held: %v", err)
 	}
+	const stays = 500 * time.Millisecond
+	begin := time.Now()
 	done := make(chan error, 1)
 	go func() {
-		time.Sleep(500 * time.Millisecond)
+		<-time.After(stays)
 		done <- c.remove("n1", "db")
 	}()
-	begin := time.Now()
 	second := c.must("n2", "db", "172.26.0.10")
+	took := time.Since(begin)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("a pod that came before the old one went was attached after %v, of which the old one was there for 500ms", time.Since(begin).Round(time.Millisecond))
+	if took < stays {
+		t.Errorf("a pod has got the address after %v, and the old one had it for %v", took, stays)
+	}
+	t.Logf("a pod that came before the old one went was attached after %v, of which the old one was there for %v", took.Round(time.Millisecond), stays)
 	watcher.at(second)
 
 	c.together("172.26.0.11")
@@ -256,21 +261,12 @@ func (c *claimants) together(address string) {
 	if errs[0] != nil {
 		won, lost = 1, 0
 	}
-	if errs[won] != nil || pods.ErrorCode(unjoined(errs[lost])) != codeRetry || !strings.Contains(errs[lost].Error(), "held by node "+nodes[won]) {
+	if errs[won] != nil || pods.ErrorCode(errs[lost]) != codeRetry || !strings.Contains(errs[lost].Error(), "held by node "+nodes[won]) {
 		c.t.Fatalf("two pods want %s at once: %v and %v, want that one has it, and the other may try again", address, errs[0], errs[1])
 	}
 	c.del(nodes[won], "race")
 	c.must(nodes[lost], "race", address)
 	c.del(nodes[lost], "race")
-}
-
-// unjoined is the first of joined errors.
-func unjoined(err error) error {
-	var joined interface{ Unwrap() []error }
-	if errors.As(err, &joined) && len(joined.Unwrap()) > 0 {
-		return joined.Unwrap()[0]
-	}
-	return err
 }
 
 // is waits until the condition of a claim is as given.
@@ -424,20 +420,25 @@ func (w *addressWatch) at(p pods.Pod) time.Time {
 // count returns how many datagrams were sent so far.
 func (w *addressWatch) count() uint64 { return w.sent.Load() }
 
-// since tells how many datagrams were sent since a count, without those that may
-// be on their way, and how many of them nobody has taken.
+// since tells how many datagrams were sent since a count until now, and how many of
+// them nobody has taken. It waits for those that are on their way.
 func (w *addressWatch) since(count uint64) (sent, lost int) {
 	until := w.sent.Load()
-	time.Sleep(200 * time.Millisecond)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for i := count + 1; i <= until; i++ {
-		sent++
-		if !w.taken[i] {
-			lost++
+	missing := func() (n int) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for i := count + 1; i <= until; i++ {
+			if !w.taken[i] {
+				n++
+			}
 		}
+		return n
 	}
-	return sent, lost
+	end := time.Now().Add(w.l.Patience.Times(5 * time.Second))
+	for lost = missing(); lost > 0 && time.Now().Before(end); lost = missing() {
+		<-time.After(watchPause)
+	}
+	return int(until - count), lost
 }
 
 func (w *addressWatch) stop() {
