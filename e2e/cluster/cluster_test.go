@@ -87,6 +87,14 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// kubectl runs kubectl, which must succeed, and returns what it prints.
+func (c *Cluster) kubectl(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := c.Kubectl(t.Context(), args...)
+	must(t, err)
+	return out
+}
+
 // testInstall installs Godwit as a person would.
 func testInstall(t *testing.T, c *Cluster) {
 	start := time.Now()
@@ -104,8 +112,7 @@ func testUpgradeAndReboot(t *testing.T, c *Cluster) {
 		t.FailNow()
 	}
 	// The pods that did nothing go meanwhile.
-	_, err := c.Kubectl(t.Context(), "delete", "deployment", "idle", "--wait=false")
-	must(t, err)
+	c.kubectl(t, "delete", "deployment", "idle", "--wait=false")
 	if !t.Run("reboot", func(t *testing.T) { testReboot(t, c) }) {
 		t.FailNow()
 	}

@@ -21,16 +21,11 @@ func testHelmInstall(t *testing.T, c *Cluster) {
 func testHelmUninstall(t *testing.T, c *Cluster, before map[string]string) {
 	c.deleteWorkload(t)
 	start := time.Now()
-	kubectl := func(args ...string) {
-		t.Helper()
-		_, err := c.Kubectl(t.Context(), args...)
-		must(t, err)
-	}
 	c.helm(t, "upgrade", "godwit", chartDir, "--reset-then-reuse-values", "--set", "uninstall=true")
-	kubectl("-n", "godwit-system", "rollout", "status", "daemonset/godwit-agent", "--timeout=2m")
-	kubectl("delete", "ipblocks,ipclaims,ippools", "--all", "--wait", "--timeout=1m")
+	must(t, c.rolledOut(t.Context(), "daemonset/godwit-agent"))
+	c.kubectl(t, "delete", "ipblocks,ipclaims,ippools", "--all", "--wait", "--timeout=1m")
 	c.helm(t, "uninstall", "godwit", "--wait", "--timeout", "2m")
-	kubectl("delete", "-f", chartDir+"/crds", "--wait", "--timeout=1m")
+	c.kubectl(t, "delete", "-f", chartDir+"/crds", "--wait", "--timeout=1m")
 	t.Logf("uninstalled in %.1f s", time.Since(start).Seconds())
 	c.checkNothingLeft(t, before)
 }

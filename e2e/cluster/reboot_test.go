@@ -85,9 +85,7 @@ func testReboot(t *testing.T, c *Cluster) {
 
 func (c *Cluster) bootID(t *testing.T, n Node) string {
 	t.Helper()
-	id, err := c.Kubectl(t.Context(), "get", "node", n.Name, "-o", "jsonpath={.status.nodeInfo.bootID}")
-	must(t, err)
-	return id
+	return c.kubectl(t, "get", "node", n.Name, "-o", "jsonpath={.status.nodeInfo.bootID}")
 }
 
 // blocks are the names of a node's blocks.

@@ -29,8 +29,7 @@ func testUninstall(t *testing.T, c *Cluster, before map[string]string) {
 		{"delete", "ipblocks,ipclaims,ippools", "--all", "--wait", "--timeout=1m"},
 		{"delete", "-k", filepath.Join(configDir, "default"), "--ignore-not-found", "--wait", "--timeout=2m"},
 	} {
-		_, err := c.Kubectl(t.Context(), args...)
-		must(t, err)
+		c.kubectl(t, args...)
 	}
 	t.Logf("uninstalled in %.1f s", time.Since(start).Seconds())
 	c.checkNothingLeft(t, before)
@@ -40,8 +39,7 @@ func testUninstall(t *testing.T, c *Cluster, before map[string]string) {
 func (c *Cluster) deleteWorkload(t *testing.T) {
 	t.Helper()
 	start := time.Now()
-	_, err := c.Kubectl(t.Context(), "delete", "daemonset/each", "deployment/web", "service/web", "--cascade=foreground", "--wait", "--timeout=2m")
-	must(t, err)
+	c.kubectl(t, "delete", "daemonset/each", "deployment/web", "service/web", "--cascade=foreground", "--wait", "--timeout=2m")
 	t.Logf("deleted the pods in %.1f s", time.Since(start).Seconds())
 }
 
@@ -58,9 +56,8 @@ func (c *Cluster) snapshot(t *testing.T) map[string]string {
 	t.Helper()
 	peer := regexp.MustCompile(`@if\d+`) // another after a reboot
 	s := map[string]string{}
-	out, err := c.Kubectl(t.Context(), "get", "-A", "-o", "name",
+	out := c.kubectl(t, "get", "-A", "-o", "name",
 		"crds,clusterroles,clusterrolebindings,roles,rolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,namespaces,secrets,configmaps")
-	must(t, err)
 	var ours []string
 	for line := range strings.Lines(out) {
 		if strings.Contains(line, "godwit") {
@@ -86,8 +83,7 @@ func (c *Cluster) snapshot(t *testing.T) map[string]string {
 		for _, dir := range []string{"etc/cni/net.d", "opt/cni/bin", "run/godwit", "var/lib/godwit"} {
 			s[n.Name+": /"+dir] = list(t, filepath.Join("/proc", fmt.Sprint(r.PID), "root", dir))
 		}
-		out, err := c.Kubectl(t.Context(), "get", "node", n.Name, "-o", "jsonpath={.spec.taints[*].key}")
-		must(t, err)
+		out := c.kubectl(t, "get", "node", n.Name, "-o", "jsonpath={.spec.taints[*].key}")
 		// Those by which Kubernetes says that the node has no network (yet, or any more).
 		s[n.Name+": taints"] = strings.TrimSpace(strings.ReplaceAll(out, "node.kubernetes.io/not-ready", ""))
 	}

@@ -47,13 +47,8 @@ func (c *Cluster) roll(t *testing.T, image string) {
 	t.Helper()
 	const made = 6
 	ctx, start := t.Context(), time.Now()
-	for _, args := range [][]string{
-		{"-n", "godwit-system", "set", "image", "daemonset/godwit-agent", "agent=" + image},
-		{"create", "deployment", "late", "--image=" + PodImage, fmt.Sprint("--replicas=", made)},
-	} {
-		_, err := c.Kubectl(ctx, args...)
-		must(t, err)
-	}
+	c.kubectl(t, "-n", "godwit-system", "set", "image", "daemonset/godwit-agent", "agent="+image)
+	c.kubectl(t, "create", "deployment", "late", "--image="+PodImage, fmt.Sprint("--replicas=", made))
 	must(t, c.rolledOut(ctx, "deployment/late", "daemonset/godwit-agent"))
 	t.Logf("rolled to %s in %.1f s", image, time.Since(start).Seconds())
 	var urls, names []string
@@ -69,8 +64,7 @@ func (c *Cluster) roll(t *testing.T, image string) {
 			t.Errorf("pod on %s asks pods that were made during the upgrade: they answer %v (%v), want %v", from.node, got, err, names)
 		}
 	}
-	_, err := c.Kubectl(ctx, "delete", "deployment", "late", "--cascade=foreground", "--wait")
-	must(t, err)
+	c.kubectl(t, "delete", "deployment", "late", "--cascade=foreground", "--wait", "--timeout=2m")
 }
 
 // writeNewerState turns what an agent keeps on a node into what a build may leave

@@ -71,8 +71,7 @@ type pod struct {
 // pods returns the pods with a label, sorted by node.
 func (c *Cluster) pods(t *testing.T, app string) []pod {
 	t.Helper()
-	raw, err := c.Kubectl(t.Context(), "get", "pods", "-l", "app="+app, "-o", "json")
-	must(t, err)
+	raw := c.kubectl(t, "get", "pods", "-l", "app="+app, "-o", "json")
 	var all corev1.PodList
 	must(t, json.Unmarshal([]byte(raw), &all))
 	var list []pod
@@ -90,9 +89,7 @@ func (c *Cluster) pods(t *testing.T, app string) []pod {
 // service returns the address of a Service.
 func (c *Cluster) service(t *testing.T, name string) string {
 	t.Helper()
-	address, err := c.Kubectl(t.Context(), "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
-	must(t, err)
-	return address
+	return c.kubectl(t, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
 }
 
 // rolledOut waits until all pods of DaemonSets and Deployments are of the newest
