@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/godwit-net/godwit/e2e/namespace"
+	"github.com/godwit-net/godwit/e2e/scale/usage"
 )
 
 // crowd is how many pods with an address the node has of which figures are taken:
@@ -103,7 +104,7 @@ func sizes(t *testing.T, c *Cluster) {
 type figure struct {
 	name  string
 	count int
-	rss   int           // bytes
+	rss   int64         // bytes
 	spent time.Duration // of the processors, since it started
 }
 
@@ -117,7 +118,8 @@ func figures(t *testing.T, c *Cluster, node string) map[string]figure {
 	list := map[string]figure{}
 	for _, p := range procs {
 		dir := filepath.Join("/proc", p.Name())
-		if _, err := strconv.Atoi(p.Name()); err != nil || unix.Stat(filepath.Join(dir, "ns/net"), &st) != nil || st.Ino != want.Ino {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil || unix.Stat(filepath.Join(dir, "ns/net"), &st) != nil || st.Ino != want.Ino {
 			continue
 		}
 		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
@@ -125,19 +127,9 @@ func figures(t *testing.T, c *Cluster, node string) map[string]figure {
 		if !slices.Contains(programs(), name) && name != "containerd-shim" {
 			continue
 		}
-		stat, err := os.ReadFile(filepath.Join(dir, "stat"))
-		if err != nil {
-			continue
+		if u, err := usage.Of(pid); err == nil { // else it has just ended
+			list[p.Name()] = figure{name, 1, u.RSS, u.CPU}
 		}
-		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		field := func(i int) int { return number(fields[i-3]) } // proc_pid_stat(5)
-		list[p.Name()] = figure{name, 1, field(24) * os.Getpagesize(), time.Duration(field(14)+field(15)) * 10 * time.Millisecond}
 	}
 	return list
-}
-
-// number is that of a text that holds one, or 0.
-func number(text string) int {
-	n, _ := strconv.Atoi(strings.TrimSpace(text))
-	return n
 }

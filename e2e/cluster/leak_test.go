@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,11 +45,12 @@ func (c *Cluster) noLeak(t *testing.T, n Node) {
 		if err != nil {
 			return err
 		}
-		links, err := namespace.Run(ctx, c.Netns(n.Name), "sh", "-c", "ip -br link show type veth | grep -c ^gw")
+		links, err := namespace.Run(ctx, c.Netns(n.Name), "ip", "-br", "link", "show", "type", "veth")
 		if err != nil {
 			return err
 		}
-		have := fmt.Sprintf("%d records, %d links, %s in the status", len(c.records(t, n)), number(links), status)
+		ours := strings.Count("\n"+links, "\ngw")
+		have := fmt.Sprintf("%d records, %d links, %s in the status", len(c.records(t, n)), ours, status)
 		if all := fmt.Sprintf("%[1]d records, %[1]d links, %[1]d in the status", want); have != all {
 			return fmt.Errorf("there are %s, want %s", have, all)
 		}
