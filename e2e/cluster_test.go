@@ -42,9 +42,9 @@ func testDeletedNode(t *testing.T, l *lab.Lab) {
 		}
 		return owner, err
 	}
-	// The controller waits 10 s here before it takes a node for gone for good; one
-	// that is there keeps its block for longer than that.
-	always(t, 12*time.Second, "the node's block stays", func() error {
+	// One that is there keeps its block for longer than a controller waits before it
+	// takes a node for gone for good.
+	always(t, lab.ReleaseDelay+2*time.Second, "the node's block stays", func() error {
 		owner, err := blocks()
 		if err == nil && owner[name] != gone.Name {
 			err = fmt.Errorf("block %s of a node that is there is %q's", name, owner[name])

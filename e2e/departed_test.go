@@ -65,7 +65,7 @@ func testDepartedNode(t *testing.T, l *lab.Lab) {
 		return fmt.Errorf("it reports %v", nn.Status.DepartedBlocks)
 	})
 	t.Logf("n1 reports that it hears of the block %v after the Node was deleted", took)
-	always(t, 13*time.Second, "the block stays the node's", owner)
+	always(t, lab.ReleaseDelay+3*time.Second, "the block stays the node's", owner)
 	cut("del")
 	if err := l.AddNode(ctx, n); err != nil {
 		t.Fatal(err)

@@ -28,8 +28,6 @@ const (
 	shortLife = 10 * time.Second
 	// lateChanges are how many pools come while the API server is away.
 	lateChanges = 10
-	// releaseDelay is after what time the lab's controllers would free blocks.
-	releaseDelay = 10 * time.Second
 )
 
 // testLongAway does to the agents and a controller what an hour without the API
@@ -87,7 +85,7 @@ func testLongAway(t *testing.T, l *lab.Lab, g *gate.Gate) {
 		l.StartAgent(ctx, "n1"), l.WaitAgentReady(ctx, "n1"))
 	h.del(ctx, 3)
 	h.talk(ctx)
-	h.pause(ctx, latest(began.Add(2*shortLife), deleted.Add(2*releaseDelay)))
+	h.pause(ctx, latest(began.Add(2*shortLife), deleted.Add(2*lab.ReleaseDelay)))
 	var b v1alpha1.IPBlock
 	if err := api.Get(ctx, client.ObjectKey{Name: v1alpha1.IPBlockName(gone.Block.Of(topology.IPv4))}, &b); err != nil || b.Spec.NodeName != gone.Name {
 		t.Fatalf("a block of a node of which nobody can tell whether it lives is %q's: %v", b.Spec.NodeName, err)

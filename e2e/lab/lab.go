@@ -38,6 +38,10 @@ import (
 // SystemNamespace is where Godwit and its secrets live.
 const SystemNamespace = "godwit-system"
 
+// ReleaseDelay is after what time the lab's controllers free the blocks of a node
+// that is gone.
+const ReleaseDelay = 10 * time.Second
+
 // ControllerProcess is the name of the controller's process; an agent's is
 // AgentProcess of its node.
 const ControllerProcess = "godwit-controller"
@@ -355,7 +359,7 @@ func (l *Lab) StartControllerAs(ctx context.Context, name string) error {
 	}
 	return l.Group.Start(process.Spec{
 		Name: name, Netns: l.CP.Netns, Path: path,
-		Args: []string{"--kubeconfig=" + kubeconfig, "--namespace=" + SystemNamespace, "--block-release-delay=10s"},
+		Args: []string{"--kubeconfig=" + kubeconfig, "--namespace=" + SystemNamespace, "--block-release-delay=" + ReleaseDelay.String()},
 	})
 }
 
