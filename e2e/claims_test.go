@@ -220,7 +220,8 @@ func (c *claimants) del(node, name string) {
 func (c *claimants) routed(addr netip.Addr, node string) {
 	c.t.Helper()
 	own := nodeOf(c.t, c.l, node).Address.V4.Addr().String()
-	for _, m := range []string{"n1", "n2", "n3", "tor1", "tor2"} {
+	subnets := c.subnets()
+	for m, subnet := range subnets {
 		if m == node {
 			continue
 		}
@@ -230,7 +231,7 @@ func (c *claimants) routed(addr netip.Addr, node string) {
 				return err
 			}
 			// Between subnets a router is the next hop.
-			if !strings.Contains(out, own) && (m == "tor1" || m == "tor2" || c.direct(m, node)) {
+			if !strings.Contains(out, own) && subnet == subnets[node] {
 				return fmt.Errorf("it is %s", strings.TrimSpace(out))
 			}
 			table, err := c.l.RunIn(c.ctx, m, "ip", "route", "show", "root", addr.String())
@@ -242,9 +243,16 @@ func (c *claimants) routed(addr netip.Addr, node string) {
 	}
 }
 
-// direct tells whether two nodes are on one subnet.
-func (c *claimants) direct(a, b string) bool {
-	return nodeOf(c.t, c.l, a).Subnet == nodeOf(c.t, c.l, b).Subnet
+// subnets are those of the machines that learn routes: nodes and routers.
+func (c *claimants) subnets() map[string]int {
+	list := map[string]int{}
+	for _, n := range c.l.Top.Nodes {
+		list[n.Name] = n.Subnet
+	}
+	for _, r := range c.l.Top.ToRs {
+		list[r.Name] = 0
+	}
+	return list
 }
 
 // together has two nodes attach pods that want the same address, at once.
@@ -316,7 +324,7 @@ func (c *claimants) end() {
 		}
 		return nil
 	})
-	for _, m := range []string{"n1", "n2", "n3", "tor1", "tor2"} {
+	for m := range c.subnets() {
 		eventually(c.t, 10*time.Second, m+" has no route of the pool", func() error {
 			out, err := c.l.RunIn(c.ctx, m, "ip", "route", "show", "root", lab.ClaimRange().String())
 			if err == nil && strings.TrimSpace(out) != "" {
