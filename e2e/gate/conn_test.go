@@ -38,7 +38,7 @@ func pair(t *testing.T) (*Gate, *conn, net.Conn) {
 // What is said is heard later, all of it, in order, and what was said before a
 // farewell, too; the speaker does not wait.
 func TestDelay(t *testing.T) {
-	const late = 300 * time.Millisecond
+	const late = time.Second // the speaker has as long to say it
 	g, c, far := pair(t)
 	g.Delay(late)
 	begin := time.Now()
