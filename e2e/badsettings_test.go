@@ -58,12 +58,15 @@ func testBadSettings(t *testing.T, l *lab.Lab) {
 	}
 
 	remove := bad("10.211.55.128/25", v1alpha1.EncapsulationNone)
-	says("a pool of the nodes' network", v1alpha1.ConditionPlanApplied, "PlanNotApplied", "10.211.55.128/25 overlaps 10.211.55.0/24, the network of the node's interface eth0")
+	says("a pool of the nodes' network", v1alpha1.ConditionPlanApplied, "PlanNotApplied",
+		"10.211.55.128/25 overlaps 10.211.55.0/24, the network of the node's interface eth0")
 	remove()
 
 	remove = bad("10.96.128.0/17", v1alpha1.EncapsulationNone)
-	eventually(t, 20*time.Second, "the pool says that Services have its addresses", poolCondition(ctx, l, "bad", "False", v1alpha1.ConditionReady, "OverlapsServices: 10.96.128.0/17 overlaps 10.96.0.0/16"))
-	says("a pool of the Services' range", v1alpha1.ConditionPlanApplied, "PlanNotApplied", "10.96.128.0/17 overlaps 10.96.0.0/16, from which Services get their addresses")
+	eventually(t, 20*time.Second, "the pool says that Services have its addresses",
+		poolCondition(ctx, l, "bad", "False", v1alpha1.ConditionReady, "OverlapsServices: 10.96.128.0/17 overlaps 10.96.0.0/16"))
+	says("a pool of the Services' range", v1alpha1.ConditionPlanApplied, "PlanNotApplied",
+		"10.96.128.0/17 overlaps 10.96.0.0/16, from which Services get their addresses")
 	remove()
 
 	if lacksIPIP(t, l, "n1") {

@@ -56,7 +56,7 @@ func testLongAway(t *testing.T, l *lab.Lab, g *gate.Gate) {
 	g.Shut()
 	began := time.Now()
 	h.add(ctx, 5)
-	gone, _ := l.Top.Node("n3")
+	gone := nodeOf(t, l, "n3")
 	mustDo(t, l.CP.Forget(ctx), api.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: gone.Name}}))
 	deleted := time.Now()
 	took := eventually(t, 90*time.Second, "another controller has the lease", func() error {
@@ -85,7 +85,8 @@ func testLongAway(t *testing.T, l *lab.Lab, g *gate.Gate) {
 		l.StartAgent(ctx, "n1"), l.WaitAgentReady(ctx, "n1"))
 	h.del(ctx, 3)
 	h.talk(ctx)
-	h.pause(ctx, latest(began.Add(2*shortLife), deleted.Add(2*lab.ReleaseDelay)))
+	h.pause(ctx, began.Add(2*shortLife))
+	h.pause(ctx, deleted.Add(2*lab.ReleaseDelay))
 	var b v1alpha1.IPBlock
 	if err := api.Get(ctx, client.ObjectKey{Name: v1alpha1.IPBlockName(gone.Block.Of(topology.IPv4))}, &b); err != nil || b.Spec.NodeName != gone.Name {
 		t.Fatalf("a block of a node of which nobody can tell whether it lives is %q's: %v", b.Spec.NodeName, err)
@@ -144,14 +145,4 @@ func leader(ctx context.Context, t *testing.T, api client.Client) string {
 		t.Fatalf("nobody has the lease: %v", err)
 	}
 	return *lease.Spec.HolderIdentity
-}
-
-func latest(times ...time.Time) time.Time {
-	var out time.Time
-	for _, t := range times {
-		if t.After(out) {
-			out = t
-		}
-	}
-	return out
 }

@@ -68,7 +68,8 @@ func testFigures(t *testing.T, c *Cluster) {
 		if f.count == 0 {
 			t.Errorf("%s does not run on %s, or was started anew within %s", name, node.Name, idle)
 		}
-		t.Logf("%-16s %3d × %6.1f MB resident, %5.1f ms of processor a second", name, f.count, float64(f.rss)/float64(max(f.count, 1))/1e6, float64(f.spent.Microseconds())/1e3/idle.Seconds())
+		t.Logf("%-16s %3d × %6.1f MB resident, %5.1f ms of processor a second",
+			name, f.count, float64(f.rss)/float64(max(f.count, 1))/1e6, float64(f.spent.Microseconds())/1e3/idle.Seconds())
 	}
 	sizes(t, c)
 }

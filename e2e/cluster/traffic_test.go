@@ -91,7 +91,8 @@ func (c *Cluster) allPairs(t *testing.T, pods ...pod) (check func(atLeast time.D
 				}
 			}
 		}
-		t.Logf("on %d pairs %d datagrams, %d lost, of which %d arrived but were taken too late; the longest pause %s", pairs, sent, lost, overflows, pause.Round(time.Millisecond))
+		t.Logf("on %d pairs %d datagrams, %d lost, of which %d arrived but were taken too late; the longest pause %s",
+			pairs, sent, lost, overflows, pause.Round(time.Millisecond))
 		if lost > overflows {
 			t.Errorf("%d datagrams of %d were lost in the network", lost-overflows, sent)
 		}
@@ -106,7 +107,8 @@ func checkStreams(t *testing.T, atLeast time.Duration, streams ...*traffic) {
 	t.Helper()
 	for _, s := range streams {
 		for _, f := range s.stop(t).Flows {
-			t.Logf("stream %s → %s: %d messages there and back in %.0f s, the longest pause %s", s.from.node, f.To, f.Received, f.Lasted.Seconds(), f.Pause.Round(time.Millisecond))
+			t.Logf("stream %s → %s: %d messages there and back in %.0f s, the longest pause %s",
+				s.from.node, f.To, f.Received, f.Lasted.Seconds(), f.Pause.Round(time.Millisecond))
 			if f.Sent != f.Received || f.Lasted < atLeast {
 				t.Errorf("stream %s → %s: of %d messages %d came back, in %s of at least %s", s.from.node, f.To, f.Sent, f.Received, f.Lasted, atLeast)
 			}

@@ -77,8 +77,8 @@ func show(text string, err error) error {
 	return err
 }
 
-// send sends until the standard input ends, and prints a line at
-// the start and the report in JSON at the end.
+// send sends until the standard input ends, and prints a line at the start and the
+// report in JSON at the end.
 func send(ctx context.Context, addresses []string, way func(context.Context, string) (podtest.Flow, error)) error {
 	ctx, stop := context.WithTimeout(ctx, longest)
 	defer stop()
