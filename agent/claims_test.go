@@ -83,6 +83,19 @@ func (r *requests) take() string {
 	return out
 }
 
+// made counts the requests since then that begin with a text.
+func (r *requests) made(text string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, one := range r.all {
+		if strings.HasPrefix(one, text) {
+			n++
+		}
+	}
+	return n
+}
+
 // claimNode is the part of an agent that a pod with a claim meets.
 type claimNode struct {
 	t *testing.T
@@ -200,24 +213,36 @@ func testClaims(t *testing.T, cfg *rest.Config, c client.Client) {
 	fails("of a pool without its tunnel", n2, "db-x8", "172.26.0.10", "IP pool fixed gives out no addresses on this node: there is no tunnel")
 	n2.state.lacking = nil
 
-	// It moves: the old pod goes while the new one waits.
+	// It moves: the old pod goes while the new one waits, whose first try has failed
+	// when it asks again.
+	n2.requests.take()
+	added := make(chan error, 1)
 	go func() {
-		time.Sleep(200 * time.Millisecond)
-		n1.del("b")
+		got, err := n2.add("b2", "db-x8", "172.26.0.10")
+		if err == nil && got != "172.26.0.10" {
+			err = fmt.Errorf("it got %q", got)
+		}
+		added <- err
 	}()
+	until(t, "the new pod asks again", func() bool { return n2.requests.made("GET ipblocks/172-26-0-10-32") > 1 })
 	began := time.Now()
-	got, err := n2.add("b2", "db-x8", "172.26.0.10")
-	if err != nil || got != "172.26.0.10" {
-		t.Fatalf("after the old pod went: %q, %v", got, err)
+	n1.del("b")
+	if err := <-added; err != nil {
+		t.Fatalf("after the old pod went: %v", err)
 	}
-	t.Logf("moved %v after the old pod's end", (time.Since(began) - 200*time.Millisecond).Round(time.Millisecond))
+	t.Logf("moved %v after the old pod's end", time.Since(began).Round(time.Millisecond))
 
 	// Without the API a pod's next container on the node has the address again; new
 	// ones are refused, and can try again.
 	n1.way.leave()
+	n1.requests.take()
 	n1.del("c")
-	time.Sleep(300 * time.Millisecond) // giving the address back fails meanwhile
-	got, err = n1.add("c2", "web-0", "by-pod")
+	web := holderOf(&v1alpha1.PodReference{Namespace: "default", Name: "web-0", UID: "uid-web-0"})
+	until(t, "giving both addresses back has failed", func() bool {
+		return n1.requests.made("GET ipblocks/172-26-0-11-32") > 0 && n1.requests.made("GET ipblocks/fd00-26--11-128") > 0 &&
+			len(n1.addresses.HeldFor(web)) == 2
+	})
+	got, err := n1.add("c2", "web-0", "by-pod")
 	if err != nil || got != "172.26.0.11 fd00:26::11" {
 		t.Errorf("a new container of a pod while the API is away: %q, %v", got, err)
 	}

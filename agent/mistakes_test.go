@@ -28,6 +28,7 @@ import (
 	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/bgp/bgptest"
+	"github.com/godwit-net/godwit/internal/apitest"
 	"github.com/godwit-net/godwit/routes"
 	"github.com/godwit-net/godwit/tunnel"
 )
@@ -36,16 +37,7 @@ import (
 // lines of its log, in the node's status and in an event, and leave nothing behind
 // that is half set up; and go on by itself when it is put right.
 func TestMistakes(t *testing.T) {
-	env := &envtest.Environment{} // without Godwit's CRDs
-	cfg, err := env.Start()
-	if err != nil {
-		t.Fatalf("start etcd and kube-apiserver (is KUBEBUILDER_ASSETS set? run `make test-unit`): %v", err)
-	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Errorf("stop etcd and kube-apiserver: %v", err)
-		}
-	})
+	cfg := apitest.StartBare(t)
 	t.Run("missing CRDs", func(t *testing.T) { testMissingCRDs(t, cfg) }) // installs them
 	t.Run("a pool of the node's network", func(t *testing.T) { testForeignPool(t, cfg) })
 	t.Run("an unusable CNI folder", func(t *testing.T) { testUnusableFolder(t, cfg) })
@@ -98,10 +90,9 @@ func newBench(t *testing.T, cfg *rest.Config, name string) *bench {
 	t.Cleanup(stop)
 	dir := t.TempDir()
 	plugins := filepath.Join(dir, "image")
-	for path, data := range map[string]string{filepath.Join(plugins, "godwit-cni"): "#!/bin/sh"} {
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(data), 0o755)); err != nil { // #nosec G306 -- a program
-			t.Fatal(err)
-		}
+	program := filepath.Join(plugins, "godwit-cni")
+	if err := errors.Join(os.Mkdir(plugins, 0o755), os.WriteFile(program, []byte("#!/bin/sh"), 0o755)); err != nil { // #nosec G306 -- a program
+		t.Fatal(err)
 	}
 	b := &bench{T: t, name: name, api: api, dir: dir, kernel: agenttest.NewKernel(netip.MustParsePrefix(ownAddress))}
 	b.o = agent.Options{
@@ -228,15 +219,21 @@ func (b *bench) logged(text string) {
 	})
 }
 
-// untouched holds the node to have nothing of Godwit's: no plugin, no configuration,
-// no block, no route, no tunnel.
-func (b *bench) untouched() {
+// untold holds the container runtime to know nothing of Godwit: there is no plugin
+// and no configuration.
+func (b *bench) untold() {
 	b.Helper()
 	for _, path := range []string{b.o.CNIConfig, filepath.Join(b.o.CNIBin, "godwit-cni")} {
 		if _, err := os.Lstat(path); err == nil {
 			b.Errorf("there is %s", path)
 		}
 	}
+}
+
+// untouched holds the node to have no block and no route either.
+func (b *bench) untouched() {
+	b.Helper()
+	b.untold()
 	var blocks v1alpha1.IPBlockList
 	if err := b.api.List(b.Context(), &blocks); err != nil {
 		b.Fatal(err)
@@ -272,11 +269,7 @@ func testMissingCRDs(t *testing.T, cfg *rest.Config) {
 	b.start()
 	b.logged("install the CRDs")
 	b.event("Warning", "CRDsMissing", "install the CRDs (kubectl apply -k config/crd")
-	for _, path := range []string{b.o.CNIConfig, filepath.Join(b.o.CNIBin, "godwit-cni")} {
-		if _, err := os.Lstat(path); err == nil {
-			t.Errorf("there is %s", path)
-		}
-	}
+	b.untold()
 	if _, err := envtest.InstallCRDs(cfg, envtest.CRDInstallOptions{Paths: []string{"../config/crd"}, ErrorIfPathMissing: true}); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package charts_test
 
 import (
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -11,11 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/internal/apitest"
@@ -24,8 +19,8 @@ import (
 // TestInstall has Helm install the chart into an API server that knows nothing of
 // Godwit, change a setting, and take it away again.
 func TestInstall(t *testing.T) {
-	cfg := startBare(t)
-	access := []string{"--kubeconfig", kubeconfig(t, cfg)}
+	cfg := apitest.StartBare(t)
+	access := []string{"--kubeconfig", apitest.Kubeconfig(t, cfg)}
 	s := apitest.Scheme(t)
 	if err := clientgoscheme.AddToScheme(s); err != nil {
 		t.Fatal(err)
@@ -122,36 +117,4 @@ func TestInstall(t *testing.T) {
 	if err := get("ippools.godwit.dev", crd); err != nil {
 		t.Errorf("the CRDs, and with them the pools, have not stayed: %v", err)
 	}
-}
-
-// startBare starts etcd and kube-apiserver without Godwit's CRDs.
-func startBare(t *testing.T) *rest.Config {
-	t.Helper()
-	env := &envtest.Environment{}
-	cfg, err := env.Start()
-	if err != nil {
-		t.Fatalf("start etcd and kube-apiserver: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Errorf("stop etcd and kube-apiserver: %v", err)
-		}
-	})
-	return cfg
-}
-
-// kubeconfig writes a file that says how to reach an API server.
-func kubeconfig(t *testing.T, cfg *rest.Config) string {
-	t.Helper()
-	c := clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: cfg.Host, CertificateAuthorityData: cfg.CAData}},
-		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"u": {ClientCertificateData: cfg.CertData, ClientKeyData: cfg.KeyData}},
-		Contexts:       map[string]*clientcmdapi.Context{"x": {Cluster: "c", AuthInfo: "u"}},
-		CurrentContext: "x",
-	}
-	path := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := clientcmd.WriteToFile(c, path); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }

@@ -19,8 +19,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/godwit-net/godwit/api/v1alpha1"
@@ -469,7 +467,7 @@ func testKubectl(t *testing.T, cfg *rest.Config, a api) {
 		a.hasReady(claim, func() []metav1.Condition { return claim.Status.Conditions }, want)
 	}
 
-	kubeconfig := writeKubeconfig(t, cfg)
+	kubeconfig := apitest.Kubeconfig(t, cfg)
 	kubectl := func(args ...string) string {
 		cmd := exec.CommandContext(t.Context(), filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "kubectl"), args...)
 		cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "HOME="+t.TempDir())
@@ -491,19 +489,4 @@ func testKubectl(t *testing.T, cfg *rest.Config, a api) {
 		got.WriteString(kubectl("explain", field) + "\n")
 	}
 	golden(t, "kubectl-explain.txt", got.String())
-}
-
-// writeKubeconfig writes a kubeconfig of the test's API server.
-func writeKubeconfig(t *testing.T, cfg *rest.Config) string {
-	t.Helper()
-	kc := clientcmdapi.NewConfig()
-	kc.Clusters["test"] = &clientcmdapi.Cluster{Server: cfg.Host, CertificateAuthorityData: cfg.CAData}
-	kc.AuthInfos["test"] = &clientcmdapi.AuthInfo{ClientCertificateData: cfg.CertData, ClientKeyData: cfg.KeyData}
-	kc.Contexts["test"] = &clientcmdapi.Context{Cluster: "test", AuthInfo: "test"}
-	kc.CurrentContext = "test"
-	file := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := clientcmd.WriteToFile(*kc, file); err != nil {
-		t.Fatal(err)
-	}
-	return file
 }

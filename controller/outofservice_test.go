@@ -70,12 +70,14 @@ func testOutOfService(t *testing.T, cfg *rest.Config, a api) {
 		}
 	}
 
+	asked()
+	answer("n2", false)
+	answer("n3", false)
 	ready(corev1.ConditionUnknown)
+	stays("the node has no taint")
 	asked()
 	ready(corev1.ConditionTrue)
 	taint(out)
-	answer("n2", false)
-	answer("n3", false)
 	stays("the node is ready")
 	asked()
 	ready(corev1.ConditionUnknown)
