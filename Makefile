@@ -221,12 +221,12 @@ bench: root kube programs ## Measure against reference plugins, BIRD and FRR, in
 
 # What of it is not given is the program's to choose: see bin/scale --help.
 .PHONY: scale
-scale: root kube programs ## Measure the control plane with simulated nodes: NODES=1000 AGENTS=… POOLS=2 OVER=60s REST=2m JOINS=5
+scale: root kube programs ## Measure the control plane with simulated nodes: NODES=1000 AGENTS=… POOLS=2 OVER=60s REST=2m JOINS=5 FLAGS=…
 	@scripts/install-packages iproute2
 	@cd e2e && go build -trimpath -o $(BIN)/scale ./cmd/scale
 	@$(BIN)/scale --bin $(BIN) --kube-bin $(TOOLS) --config config --nodes $(or $(NODES),100) \
 		$(if $(AGENTS),--agents $(AGENTS)) $(if $(POOLS),--pools $(POOLS)) $(if $(OVER),--over $(OVER)) \
-		$(if $(REST),--rest $(REST)) $(if $(JOINS),--joins $(JOINS)) --json .cache/scale-$(or $(NODES),100).json
+		$(if $(REST),--rest $(REST)) $(if $(JOINS),--joins $(JOINS)) $(FLAGS) --json .cache/scale-$(or $(NODES),100).json
 
 ## The house
 
