@@ -239,10 +239,12 @@ func (f *fixture) waitOwnPrefixes(r Router, own ...netip.Prefix) {
 		want[p] = f.Local(bgp.FamilyOf(p.Addr()))
 	}
 	f.until(func() string {
-		if got := r.Routes(); !maps.Equal(got, want) {
-			return fmt.Sprintf("%v was told %v, not %v", r.Peer().Address, got, want)
+		got := r.Routes()
+		if maps.Equal(got, want) {
+			return ""
 		}
-		return ""
+		ended, cease := r.Ended()
+		return fmt.Sprintf("%v was told %v, not %v; its session, ended %v (with a cease: %v), is reported as %+v", r.Peer().Address, got, want, ended, cease, f.session(r))
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/osrg/gobgp/v4/api"
 
@@ -178,7 +179,7 @@ func (s *Speaker) addPeer(ctx context.Context, c bgp.Config, p bgp.Peer) error {
 			return fmt.Errorf("a password is set, but this kernel has no TCP MD5: %w", err)
 		}
 	}
-	s.book.reset(p.Address)
+	s.book.reset(p.Address, time.Now())
 	returns := s.restarting || s.callers.returns(p)
 	if returns && p.GracefulRestart > 0 {
 		s.book.page(p.Address).returns()
@@ -209,7 +210,7 @@ func (s *Speaker) removePeer(ctx context.Context, p bgp.Peer) error {
 	}
 	delete(s.applied.peers, p.Address)
 	delete(s.applied.families, p.Address)
-	s.book.reset(p.Address)
+	s.book.reset(p.Address, time.Now())
 	return nil
 }
 

@@ -34,7 +34,8 @@ type page struct {
 	established atomic.Bool
 
 	mu      sync.Mutex
-	peer    bgp.Peer // as configured
+	peer    bgp.Peer  // as configured
+	began   time.Time // when it was last reset; what happened before is of a session that is gone
 	since   time.Time
 	message string
 	// flaps counts how often it went down after it was established, and lastError
@@ -111,16 +112,17 @@ func (b *book) setPeers(peers map[netip.Addr]bgp.Peer) {
 
 // reset makes a page new, for a peer whose session starts from the beginning;
 // what it has been through stays.
-func (b *book) reset(addr netip.Addr) {
+func (b *book) reset(addr netip.Addr, now time.Time) {
 	p := b.page(addr)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.began = now
 	if p.established.Swap(false) {
 		p.flaps++
 		p.lastError = p.reconfigured()
 	}
 	p.since, p.message, p.held, p.opening, p.silent = time.Time{}, "", false, time.Time{}, false
-	p.returning, p.returned = false, false
+	p.returning, p.returned, p.arrived, p.crossed, p.calling = false, false, false, false, false
 	p.accepted, p.advertised, p.refused = tally{}, tally{}, tally{}
 }
 
@@ -152,6 +154,9 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	p := b.page(e.Peer.State.NeighborAddress)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if at.Before(p.began) {
+		return // GoBGP tells of it some time after, and the peer's last session is not this one
+	}
 	p.opening = time.Time{}
 	if e.Peer.State.SessionState == packet.BGP_FSM_OPENCONFIRM {
 		p.opening = at

@@ -86,16 +86,16 @@ func TestWhySessionsGoDown(t *testing.T) {
 		{"it stays said when the session is up again", func(s *story) { s.up(); s.received(6, 4, ""); s.down(received); s.up() }, 1, "it closed the session: administrative reset"},
 		{"the newest counts", func(s *story) { s.up(); s.received(6, 4, ""); s.down(received); s.up(); s.down(lost) }, 2, "the connection was lost"},
 		{"a collision is no error", func(s *story) { s.received(6, 7, ""); s.up() }, 0, ""},
-		{"reconfigured", func(s *story) { s.up(); s.book.reset(addr("10.0.0.1")); s.up() }, 1, "its configuration changed"},
+		{"reconfigured", func(s *story) { s.up(); s.book.reset(addr("10.0.0.1"), s.at); s.up() }, 1, "its configuration changed"},
 		{"reset for its hold time", func(s *story) {
 			s.up()
 			s.book.reconfigure(addr("10.0.0.1"), "hold time")
-			s.book.reset(addr("10.0.0.1"))
+			s.book.reset(addr("10.0.0.1"), s.at)
 			s.up()
 		}, 1, "its configuration changed, which takes a new session: hold time"},
 		{"reconfigured, the event being late", func(s *story) {
 			s.up()
-			s.book.reset(addr("10.0.0.1"))
+			s.book.reset(addr("10.0.0.1"), s.at.Add(time.Minute))
 			s.down(api.PeerState_DISCONNECT_REASON_DECONFIGURED)
 		}, 1, "its configuration changed"},
 		{"above its limit", func(s *story) {
@@ -113,5 +113,26 @@ func TestWhySessionsGoDown(t *testing.T) {
 		if p.flaps != tt.flaps || p.lastError != tt.lastError {
 			t.Errorf("%s: %d flaps, last error %q; want %d and %q", tt.name, p.flaps, p.lastError, tt.flaps, tt.lastError)
 		}
+	}
+}
+
+// A peer that is removed and added again does not start over, half up as it may be,
+// for what GoBGP then still tells of its last session.
+func TestLateEventsAreOfTheSessionBefore(t *testing.T) {
+	s := &story{book: newBook(), at: time.Unix(1700000000, 0)}
+	shortLived := func() {
+		s.up()
+		s.down(api.PeerState_DISCONNECT_REASON_NOTIFICATION_RECEIVED)
+	}
+	p := s.book.page(addr("10.0.0.1"))
+	s.book.reset(addr("10.0.0.1"), s.at.Add(time.Minute))
+	shortLived()
+	if p.established.Load() || p.takeCrossed(s.at) || len(s.book.crossed) > 0 {
+		t.Error("what happened before the reset is taken for its new session's")
+	}
+	s.at = s.at.Add(time.Minute)
+	shortLived()
+	if len(s.book.crossed) == 0 || !p.takeCrossed(s.at) {
+		t.Error("a session that ended as soon as it was up does not start over")
 	}
 }
