@@ -33,6 +33,9 @@ func TestCallersAreForgotten(t *testing.T) {
 		if one := sessionOf(t, sp, "racks/127.0.9.2"); one.State == bgp.StateEstablished || !one.PeerRestarting {
 			return fmt.Sprintf("%+v", one)
 		}
+		if sp.book.page(addr("127.0.9.2")).established.Load() {
+			return "that the session ended was not told yet"
+		}
 		return ""
 	})
 	forgetAfter := func(away time.Duration) {
