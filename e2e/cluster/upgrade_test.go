@@ -31,6 +31,7 @@ func testUpgrade(t *testing.T, c *Cluster) {
 		c.writeNewerState(t, n)
 	}
 	c.roll(t, currentImage)
+	c.heardOfNewerState(t)
 	upgraded := time.Since(start)
 	check(upgraded)
 	checkStreams(t, upgraded, stream)
@@ -88,6 +89,18 @@ func (c *Cluster) writeNewerState(t *testing.T, n Node) {
 		must(t, os.Rename(file+".tmp", file))
 	}
 	must(t, os.WriteFile(c.file(t, n, "/var/lib/godwit/returned.json"), []byte(`{"version": 99}`), 0o600))
+}
+
+// heardOfNewerState fails unless agents say that they found such a checkpoint: one
+// whose blocks or plan changed in between has written its own over it.
+func (c *Cluster) heardOfNewerState(t *testing.T) {
+	t.Helper()
+	log := c.kubectl(t, "-n", "godwit-system", "logs", "--selector=app.kubernetes.io/name=godwit-agent", "--tail=-1")
+	n := strings.Count(log, "has version 99")
+	t.Logf("%d of %d agents found the checkpoint of a later build", n, len(c.Nodes))
+	if n == 0 {
+		t.Error("no agent found the state of a later build: the way back shows nothing")
+	}
 }
 
 // file is where a file of a node is for those outside.
