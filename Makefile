@@ -168,15 +168,18 @@ root:
 .PHONY: test test-unit test-race test-image test-e2e test-vm test-cluster
 test: root verify lint test-race test-image test-e2e test-vm test-cluster ## Run everything that CI runs
 
+# Most of what package tests do is wait for timers of BGP, so more than one a core run at once.
+PARALLEL := 6
+
 test-unit: kube helm ## The inner loop: package tests, on the real kernel and API server
 	@scripts/install-packages $(LAB_PACKAGES)
 	@echo "==> package tests"
-	@go test -shuffle=on ./...
+	@go test -shuffle=on -parallel $(PARALLEL) ./...
 
 test-race: kube helm
 	@scripts/install-packages $(TEST_PACKAGES)
 	@echo "==> package tests with the race detector"
-	@GORACE=suppressions=$(CURDIR)/scripts/race-suppressions CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m ./...
+	@GORACE=suppressions=$(CURDIR)/scripts/race-suppressions CGO_ENABLED=1 go test -race -shuffle=on -parallel $(PARALLEL) -timeout 20m ./...
 
 test-image: ## The image's tests: two builds are the same, and hold what they should
 	@echo "==> the image's tests"

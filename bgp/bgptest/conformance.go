@@ -58,6 +58,7 @@ func Conformance(t *testing.T, newBench func(t *testing.T, w World, sink bgp.Sin
 		t.Run(w.String(), func(t *testing.T) {
 			for _, c := range cases(w) {
 				t.Run(c.name, func(t *testing.T) {
+					t.Parallel()
 					timeout := time.Hour
 					if strings.Contains(c.name, "the time is over") {
 						timeout = 300 * time.Millisecond

@@ -24,6 +24,7 @@ func tenSessions(t *testing.T) *rack {
 // TestNineOfTenSessionsStay changes one session, at one router after the other,
 // and sees that no other goes down, by what is said of it at both of its ends.
 func TestNineOfTenSessionsStay(t *testing.T) {
+	t.Parallel()
 	b := tenSessions(t)
 	if len(b.seats) != 10 {
 		t.Fatalf("there are %d sessions", len(b.seats))

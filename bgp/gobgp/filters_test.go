@@ -114,6 +114,7 @@ func sinceOf(t *testing.T, sp bgp.Speaker) string {
 }
 
 func TestFilters(t *testing.T) {
+	t.Parallel()
 	b := newFilterBed(t)
 	sp := startChild(t, b.node.Name, false)
 	set(t, sp, b.config)

@@ -100,6 +100,7 @@ func (b *testbed) contains(t *testing.T, name, command, want string) {
 // router and a network have, and holds what is said of them against what the
 // router itself says.
 func TestRoutersAndWeAgreeWhySessionsEnd(t *testing.T) {
+	t.Parallel()
 	b := newTestbed(t)
 	for i := range b.config.Peers {
 		p := &b.config.Peers[i]

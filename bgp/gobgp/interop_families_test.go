@@ -304,6 +304,7 @@ func TestBothFamiliesWithBIRDAndFRR(t *testing.T) {
 		"a node of IPv4 only":      {bgp.IPv4, map[bgp.Families]bgp.Families{bgp.IPv4: bothFamilies}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := newLAN(t, l)
 			sp := startChild(t, n.node.Name, false)
 			set(t, sp, n.config)
@@ -360,6 +361,7 @@ func TestRoutersKeepBothFamiliesOverAKill(t *testing.T) {
 		"a session of each family": {bgp.IPv4: bgp.IPv4, bgp.IPv6: bgp.IPv6},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := newLAN(t, layout{bothFamilies, sessions})
 			sp := startChild(t, n.node.Name, false)
 			set(t, sp, n.config)

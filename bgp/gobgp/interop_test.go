@@ -270,6 +270,7 @@ func TestInteroperatesWithBIRDAndFRR(t *testing.T) {
 // would end it: the routers keep its routes, and the next one learns all of theirs
 // again before it says that it is in sync.
 func TestRoutersKeepRoutesOverAnUncleanEnd(t *testing.T) {
+	t.Parallel()
 	b := newTestbed(t)
 	sp := startChild(t, b.node.Name, false)
 	set(t, sp, b.config)

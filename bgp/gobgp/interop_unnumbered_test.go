@@ -165,6 +165,7 @@ func (l *links) kernel(t *testing.T, name, prefix string, there bool) {
 }
 
 func TestUnnumberedSessions(t *testing.T) {
+	t.Parallel()
 	l := newLinks(t, birdUnnumbered("extended next hop on;"))
 	began := time.Now()
 	sp := startChild(t, l.node.Name, false)
@@ -213,6 +214,7 @@ func TestUnnumberedSessions(t *testing.T) {
 // Without the capability a router takes no route of IPv4, and those of IPv6 as
 // ever; it is said so.
 func TestUnnumberedWithoutNextHops(t *testing.T) {
+	t.Parallel()
 	l := newLinks(t, birdUnnumbered("extended next hop off;"))
 	l.config.Peers = l.config.Peers[:1]
 	sp := startChild(t, l.node.Name, false)

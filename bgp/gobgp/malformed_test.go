@@ -166,6 +166,7 @@ func TestMalformedMessages(t *testing.T) {
 }
 
 func TestMalformedOpens(t *testing.T) {
+	t.Parallel()
 	all := malformedOpens()
 	a := newArena(t, len(all))
 	for i, m := range all {

@@ -64,6 +64,7 @@ func TestMesh(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			const n = 3
 			nodes, configs := newMesh(t, n, f.address, f.block)
 			all := func(i int) []string {

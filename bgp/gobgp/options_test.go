@@ -52,6 +52,7 @@ func relay(p *bgp.Peer) {
 func takeAll(p *bgp.Peer) { p.Import = []bgp.Rule{{Accept: true}} }
 
 func TestOptions(t *testing.T) {
+	t.Parallel()
 	options := slices.Concat(ordinaryOptions(), pathOptions(), transportOptions(), restartOptions())
 	b := newRack(t, options)
 	sp := startChild(t, b.node.Name, false)

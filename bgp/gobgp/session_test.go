@@ -93,6 +93,7 @@ func TestStopToLeaveWithdrawsAndCeases(t *testing.T) {
 // A session that was lost just before is no excuse: its peer keeps our routes
 // until it hears from us.
 func TestStopToLeaveWaitsForWhomItLost(t *testing.T) {
+	t.Parallel()
 	s := newSink()
 	sp := start(t, Options{Sink: s})
 	c := baseConfig(t)
@@ -201,6 +202,7 @@ func TestInSync(t *testing.T) {
 }
 
 func TestSessionsSayWhyTheyAreDown(t *testing.T) {
+	t.Parallel()
 	sp := start(t, Options{Sink: newSink()})
 	c := baseConfig(t)
 	c.Peers = []bgp.Peer{nodePeer("127.0.0.2", 1)}
