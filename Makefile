@@ -174,7 +174,7 @@ PARALLEL := 6
 test-unit: kube helm ## The inner loop: package tests, on the real kernel and API server
 	@scripts/install-packages $(LAB_PACKAGES)
 	@echo "==> package tests"
-	@go test -shuffle=on -parallel $(PARALLEL) ./...
+	@go test -p $(PARALLEL) -shuffle=on -parallel $(PARALLEL) ./...
 
 test-race: kube helm
 	@scripts/install-packages $(TEST_PACKAGES)

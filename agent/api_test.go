@@ -29,6 +29,7 @@ import (
 
 // TestAgainstAPIServer holds what an agent does at the API against a real server.
 func TestAgainstAPIServer(t *testing.T) {
+	t.Parallel()
 	cfg := apitest.Start(t)
 	c := apitest.Client(t, cfg)
 	t.Run("block store", func(t *testing.T) {

@@ -37,6 +37,7 @@ import (
 // lines of its log, in the node's status and in an event, and leave nothing behind
 // that is half set up; and go on by itself when it is put right.
 func TestMistakes(t *testing.T) {
+	t.Parallel()
 	cfg := apitest.StartBare(t)
 	t.Run("missing CRDs", func(t *testing.T) { testMissingCRDs(t, cfg) }) // installs them
 	t.Run("a pool of the node's network", func(t *testing.T) { testForeignPool(t, cfg) })

@@ -56,6 +56,7 @@ func Conformance(t *testing.T, newBench func(t *testing.T, w World, sink bgp.Sin
 	const both = bgp.IPv4 | bgp.IPv6
 	for _, w := range []World{{bgp.IPv4, bgp.IPv4}, {bgp.IPv6, bgp.IPv6}, {bgp.IPv4, both}, {bgp.IPv6, both}} {
 		t.Run(w.String(), func(t *testing.T) {
+			t.Parallel()
 			for _, c := range cases(w) {
 				t.Run(c.name, func(t *testing.T) {
 					t.Parallel()

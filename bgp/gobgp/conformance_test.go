@@ -17,6 +17,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	bgptest.Conformance(t, func(t *testing.T, w bgptest.World, sink bgp.Sink, syncTimeout time.Duration) *bgptest.Bench {
 		b := &bgptest.Bench{Config: baseConfig(t)}
 		b.Config.Blocks, b.Config.Advertise = nil, nil

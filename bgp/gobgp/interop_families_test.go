@@ -294,6 +294,7 @@ func (n *lan) waitOwn(t *testing.T, own ...netip.Prefix) {
 }
 
 func TestBothFamiliesWithBIRDAndFRR(t *testing.T) {
+	t.Parallel()
 	for name, l := range map[string]layout{
 		"both over IPv4":           {bothFamilies, map[bgp.Families]bgp.Families{bgp.IPv4: bothFamilies}},
 		"both over IPv6":           {bothFamilies, map[bgp.Families]bgp.Families{bgp.IPv6: bothFamilies}},
@@ -354,6 +355,7 @@ func (n *lan) checkSessions(t *testing.T, sp bgp.Speaker) {
 }
 
 func TestRoutersKeepBothFamiliesOverAKill(t *testing.T) {
+	t.Parallel()
 	for name, sessions := range map[string]map[bgp.Families]bgp.Families{
 		"over IPv4": {bgp.IPv4: bothFamilies},
 		"over IPv6": {bgp.IPv6: bothFamilies},

@@ -53,6 +53,7 @@ func newMesh(t *testing.T, n int, address func(i int) string, block func(i int) 
 }
 
 func TestMesh(t *testing.T) {
+	t.Parallel()
 	for name, f := range map[string]struct{ address, block func(i int) string }{
 		"IPv4": {
 			func(i int) string { return fmt.Sprint("10.0.0.", i+1) },

@@ -29,6 +29,7 @@ func (g gag) Write(b []byte) (int, error) {
 // though it has graceful restart; those of one that has long-lived graceful
 // restart stay. The session comes up again.
 func TestSilentPeer(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name      string
 		longLived time.Duration

@@ -170,7 +170,9 @@ func TestHeardOfTheLinkOnly(t *testing.T) {
 	node.Run("ip", "addr", "add", "fd00::a/64", "dev", "eth1", "nodad")
 	tor.Run("ip", "addr", "add", "fd00::1/64", "dev", "swp1", "nodad")
 	tor.Run("ip", "addr", "add", "fe80::2/64", "dev", "swp1", "nodad")
+	listens := solicited(t, tor)
 	here := start(t, node, "eth1")
+	listens()
 	waitProblem(t, here, "no router advertisement")
 	for name, c := range map[string]struct {
 		from, to string
