@@ -88,22 +88,27 @@ func Again[T any](ctx context.Context, o Options, ask func() (T, error)) (T, err
 
 // wait waits until the next try.
 func wait(ctx context.Context, o Options, pause time.Duration) {
-	var back <-chan struct{}
 	if o.Away != nil {
-		back = o.Away()
-	}
-	if back != nil {
-		select {
-		case <-ctx.Done():
-		case <-back:
-			pause = first
-		case <-time.After(blind):
+		if back := o.Away(); back != nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(blind + spread(pause)):
+				return
+			case <-back:
+				pause = first
+			}
 		}
 	}
 	select {
 	case <-ctx.Done():
-	case <-time.After(pause/2 + rand.N(pause/2)): // #nosec G404 -- a spread
+	case <-time.After(spread(pause)):
 	}
+}
+
+// spread keeps clients that lost the server at once from all coming back at once.
+func spread(pause time.Duration) time.Duration {
+	return pause/2 + rand.N(pause/2) // #nosec G404 -- a spread
 }
 
 // noAnswer tells whether an error is none of the question, but of the server's
