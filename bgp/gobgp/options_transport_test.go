@@ -59,7 +59,8 @@ func transportOptions() []option {
 		{name: retriesSoon, late: true, peer: func(p *bgp.Peer) { p.ConnectRetry = 2 * time.Second }},
 		{name: retriesLate, late: true, peer: func(p *bgp.Peer) { p.ConnectRetry = 5 * time.Minute }},
 		{
-			name: "a range that the router calls from", internal: true, ranged: true, active: true, sends: "10.9.%d.0/24",
+			name: "a range that the router calls from", internal: true, ranged: true, active: true,
+			sends: sendsMany, // what others also send may be sent on with the next hop of either
 			peer:  takeAll,
 			proof: proof,
 		},
