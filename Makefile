@@ -179,7 +179,7 @@ test-unit: kube helm ## The inner loop: package tests, on the real kernel and AP
 test-race: kube helm
 	@scripts/install-packages $(TEST_PACKAGES)
 	@echo "==> package tests with the race detector"
-	@GORACE=suppressions=$(CURDIR)/scripts/race-suppressions CGO_ENABLED=1 go test -race -shuffle=on -parallel $(PARALLEL) -timeout 20m ./...
+	@GORACE=suppressions=$(CURDIR)/scripts/race-suppressions CGO_ENABLED=1 go test -race -shuffle=on -parallel 4 -timeout 20m ./...
 
 test-image: ## The image's tests: two builds are the same, and hold what they should
 	@echo "==> the image's tests"

@@ -263,6 +263,7 @@ func testOverlaps(t *testing.T, cfg *rest.Config, a api) {
 	a.remove(pool("wide", ""))
 	a.poolIs("wide", "False Deleting: the pool is being deleted: it gives out no new addresses, and goes when no node has a block of it")
 	a.poolIs("narrow", "False Overlaps: 172.25.64.0/20 overlaps 172.25.0.0/16 of pool wide, which came first: delete one of the two")
+	a.planOf("n1", "the pool wide, closed", func(s v1alpha1.NodeNetworkSpec) bool { return len(s.Pools) == 1 && !s.Pools[0].Allocate })
 	report(a, "n1", carriedOut(a, "n1"))
 	a.remove(block("172.25.0.0/26", "", ""))
 	a.isGone(pool("wide", ""))

@@ -126,19 +126,24 @@ func testPoolsGo(t *testing.T, cfg *rest.Config, a api) {
 	a.remove(block("172.25.0.64/26", "", ""))
 	a.conditionIs("old", drained, "False InUse: nodes have blocks of the pool until their pods are gone: n2 (1); "+
 		"see kubectl get ipblocks --field-selector spec.pool=old")
-	// n1's agent has not carried out that the pool is closed: it may claim a block yet.
+	// Agents carry out the last of their plans. n1's has not carried out that the pool
+	// is closed: it may claim a block yet.
+	a.planOf("n2", "none of n1's blocks", func(s v1alpha1.NodeNetworkSpec) bool { return len(s.Sessions[0].Blocks) == 0 })
 	report(a, "n2", carriedOut(a, "n2"))
 	report(a, "n1", func(s *v1alpha1.NodeNetworkStatus) { s.ObservedGeneration = 1 })
 	a.remove(block("172.25.1.0/26", "", ""))
 	a.conditionIs("old", drained, "True Unused: no node has a block of the pool")
 	inPlan("n1", false)
+	a.planOf("n1", "none of n2's blocks", func(s v1alpha1.NodeNetworkSpec) bool { return len(s.Sessions[0].Blocks) == 0 })
 	report(a, "n1", carriedOut(a, "n1"))
 	a.isGone(pool("old", ""))
 	a.planOf("n1", "the pool unused alone", func(s v1alpha1.NodeNetworkSpec) bool { return len(s.Pools) == 1 && s.Pools[0].Name == "unused" })
 
 	a.remove(pool("unused", ""))
 	for _, name := range []string{"n1", "n2"} {
-		a.planOf(name, "the pool unused closed", func(s v1alpha1.NodeNetworkSpec) bool { return !s.Pools[0].Allocate })
+		a.planOf(name, "the pool unused alone, closed", func(s v1alpha1.NodeNetworkSpec) bool {
+			return len(s.Pools) == 1 && s.Pools[0].Name == "unused" && !s.Pools[0].Allocate
+		})
 		report(a, name, carriedOut(a, name))
 	}
 	a.isGone(pool("unused", ""))

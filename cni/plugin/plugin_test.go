@@ -133,7 +133,7 @@ func TestErrorsWithoutAgent(t *testing.T) {
 		if exit != 1 || e.Code != c.code || e.CNIVersion != c.version || !strings.Contains(e.Msg+"\n"+e.Details, c.says) {
 			t.Errorf("%s %.60q: exit %d, %s", c.command, c.stdin, exit, out)
 		}
-		if took := time.Since(start); took > time.Second {
+		if took := time.Since(start); took > 5*time.Second { // it starts a process, and waits for nobody
 			t.Errorf("%s %.60q took %v", c.command, c.stdin, took)
 		}
 	}

@@ -164,7 +164,7 @@ func TestFirstPacketPasses(t *testing.T) {
 	node.Run("ip", "addr", "add", "fd00:1::1/128", "dev", "lo", "nodad")
 	// A neighbour is asked again after 1 s; duplicate address detection takes 1 s at
 	// least, here 3.
-	const enough = 500 * time.Millisecond
+	const enough = 900 * time.Millisecond
 	w := newWirer(t, node.NS)
 	attachTo := func(pod *host, id string, addresses ...string) []netip.Addr {
 		s := spec(id, addresses...)
