@@ -62,12 +62,13 @@ func takeSnapshot(ctx context.Context, t *testing.T, c lab.Config) snapshot {
 // inUse tells whether a file is the crash-log directory of a daemon of FRR, such
 // as bgpd.4711, that is alive: somebody else's, and not left behind by anyone.
 func inUse(file string) bool {
-	pid := strings.TrimPrefix(filepath.Ext(file), ".")
-	if filepath.Dir(file) != "/var/tmp/frr" || pid == "" {
+	daemon, pid, ok := strings.Cut(filepath.Base(file), ".")
+	if filepath.Dir(file) != "/var/tmp/frr" || !ok {
 		return false
 	}
-	_, err := os.Stat(filepath.Join("/proc", pid))
-	return err == nil
+	// Another program may have the number of one that left its directory long ago.
+	name, err := os.ReadFile(filepath.Join("/proc", pid, "comm"))
+	return err == nil && strings.TrimSpace(string(name)) == daemon
 }
 
 func processesOf(t *testing.T, dir string) []string {
