@@ -149,8 +149,14 @@ func (o Options) manager(scheme *runtime.Scheme) manager.Options {
 		LeaderElectionReleaseOnCancel: true,
 		Metrics:                       metricsserver.Options{BindAddress: orOff(o.MetricsAddress)},
 		HealthProbeBindAddress:        orOff(o.HealthAddress),
-		// The names are labels of metrics of the process; tests run several.
-		Controller: config.Controller{SkipNameValidation: new(true)},
+		Controller: config.Controller{
+			// The names are labels of metrics of the process; tests run several.
+			SkipNameValidation: new(true),
+			// Nothing here has a priority, and a queue that has them may hang when it is shut
+			// down, and keep the lease meanwhile (controller-runtime's issue 3538, mended in
+			// 0.25).
+			UsePriorityQueue: new(false),
+		},
 	}
 	if o.leaseDuration > 0 {
 		m.LeaseDuration = new(o.leaseDuration)

@@ -42,15 +42,8 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"),
 		goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"),
 		goleak.IgnoreTopFunction("net/http.(*persistConn).readLoop"),
-		// A queue that is shut down while it hands something out may wait for ever for
-		// somebody to take it: kubernetes-sigs/controller-runtime#3538, mended in 0.25.
-		goleak.IgnoreAnyFunction(priorityQueue+"handleReadyItems"),
-		goleak.IgnoreAnyFunction(priorityQueue+"handleAddBuffer"),
-		goleak.IgnoreAnyFunction(priorityQueue+"handleWaitingItems"),
 	)
 }
-
-const priorityQueue = "sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue.(*priorityqueue[...])."
 
 // instance is a running controller.
 type instance struct {
