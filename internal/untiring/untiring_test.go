@@ -90,20 +90,23 @@ func TestReturn(t *testing.T) {
 	}
 }
 
-// Whoever knows of somebody who asks already does not ask as well.
+// Whoever knows of somebody who asks already does not ask as well, but after a long
+// while; and hears of the return at every moment, also shortly before that.
 func TestSomebodyElseAsks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := &server{back: time.Now().Add(10 * time.Second), err: errRefused}
-		back := make(chan struct{})
-		time.AfterFunc(10*time.Second, func() { close(back) })
-		lw := New(s.listWatch(), Options{Away: func() <-chan struct{} { return back }})
-		if _, err := lw.ListWithContext(t.Context(), metav1.ListOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		if s.asked != 2 || s.lists[0].Sub(s.back) > first {
-			t.Errorf("asked %d times, the last %v after the return", s.asked, s.lists[0].Sub(s.back))
-		}
-	})
+	for away := 10 * time.Second; away < 40*time.Second; away += 100 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			s := &server{back: time.Now().Add(away), err: errRefused}
+			back := make(chan struct{})
+			time.AfterFunc(away, func() { close(back) })
+			lw := New(s.listWatch(), Options{Away: func() <-chan struct{} { return back }})
+			if _, err := lw.ListWithContext(t.Context(), metav1.ListOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if most := 2 + int(away/blind); s.asked > most || s.lists[0].Sub(s.back) > first {
+				t.Errorf("away for %v: asked %d times, the last %v after the return; want %d, %v", away, s.asked, s.lists[0].Sub(s.back), most, first)
+			}
+		})
+	}
 }
 
 // Answers are the informer's to deal with.
