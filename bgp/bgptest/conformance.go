@@ -246,7 +246,7 @@ func (f *fixture) waitOwnPrefixes(r Router, own ...netip.Prefix) {
 			return ""
 		}
 		ended, cease := r.Ended()
-		return fmt.Sprintf("%v was told %v, not %v; its session, ended %v (with a cease: %v), is reported as %+v", r.Peer().Address, got, want, ended, cease, f.session(r))
+		return fmt.Sprintf("%v was told %v, not %v; its session ended: %v, with a cease: %v", r.Peer().Address, got, want, ended, cease)
 	})
 }
 

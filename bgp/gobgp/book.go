@@ -35,7 +35,7 @@ type page struct {
 
 	mu      sync.Mutex
 	peer    bgp.Peer  // as configured
-	began   time.Time // when it was last reset; what happened before is of a session that is gone
+	began   time.Time // when the page was last made new
 	since   time.Time
 	message string
 	// flaps counts how often it went down after it was established, and lastError
@@ -155,7 +155,7 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if at.Before(p.began) {
-		return // GoBGP tells of it some time after, and the peer's last session is not this one
+		return // GoBGP tells of what happens some time after: this was the session before
 	}
 	p.opening = time.Time{}
 	if e.Peer.State.SessionState == packet.BGP_FSM_OPENCONFIRM {
