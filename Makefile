@@ -168,13 +168,12 @@ root:
 .PHONY: test test-unit test-race test-image test-e2e test-vm test-cluster
 test: root verify lint test-race test-image test-e2e test-vm test-cluster ## Run everything that CI runs
 
-# Most of what package tests do is wait for timers of BGP, so more than one a core run at once.
-PARALLEL := 6
-
+# Most of what package tests do is wait for timers of BGP, so more than one a core run at once; with the race detector,
+# which makes the rest slow, fewer.
 test-unit: kube helm ## The inner loop: package tests, on the real kernel and API server
 	@scripts/install-packages $(LAB_PACKAGES)
 	@echo "==> package tests"
-	@go test -p $(PARALLEL) -shuffle=on -parallel $(PARALLEL) ./...
+	@go test -p 6 -shuffle=on -parallel 6 ./...
 
 test-race: kube helm
 	@scripts/install-packages $(TEST_PACKAGES)

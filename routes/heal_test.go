@@ -493,7 +493,7 @@ func TestFight(t *testing.T) {
 	if err := tb.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// Some of them take two writes.
+	// To put it right may take two writes: the route's and its nexthop object's.
 	took := time.Since(began)
 	if limit := 2 * int((healBurst+took)/healEvery); watch.writes > limit {
 		t.Errorf("%d writes in a fight of %v, more than %d", watch.writes, took, limit)
