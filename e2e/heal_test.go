@@ -12,8 +12,30 @@ import (
 	"github.com/godwit-net/godwit/e2e/lab"
 )
 
-// healLimit is how soon a route of ours is back.
-const healLimit = 100 * time.Millisecond
+const (
+	// healLimit is how soon a route of ours is back, in one of healTries: the machine
+	// may be busy with something else in the others.
+	healLimit = 100 * time.Millisecond
+	healTries = 3
+	// healEnd is how soon it is back in each.
+	healEnd = 5 * time.Second
+)
+
+// heals breaks something and waits until all is as it should be.
+func heals(t *testing.T, what string, harm func(), whole func() error) {
+	t.Helper()
+	var took time.Duration
+	for range healTries {
+		harm()
+		took = eventually(t, healEnd, what, whole)
+		if took <= patient(t).Times(healLimit) {
+			t.Logf("%s after %v", what, took)
+			return
+		}
+		t.Logf("%s only after %v", what, took)
+	}
+	t.Errorf("%s after %v in the last of %d tries, limit %v", what, took, healTries, healLimit)
+}
 
 // ours is a node's routes that are Godwit's.
 func ours(t *testing.T, l *lab.Lab, node string) string {
@@ -26,9 +48,13 @@ func testRoutesHeal(t *testing.T, l *lab.Lab) {
 	if n := strings.Count(want, "\n"); n < 6 {
 		t.Fatalf("node n1 has only %d routes of ours:\n%s", n, want)
 	}
-	group := regexp.MustCompile(`(?m)^172\.25\.0\.192/26 nhid (\d+)`).FindStringSubmatch(run(t, l, "n1", "ip -4 route show 172.25.0.192/26"))
-	if group == nil {
-		t.Fatal("the route to n2's block uses no nexthop object")
+	nexthop := func() string {
+		t.Helper()
+		id := regexp.MustCompile(`(?m)^172\.25\.0\.192/26 nhid (\d+)`).FindStringSubmatch(run(t, l, "n1", "ip -4 route show 172.25.0.192/26"))
+		if id == nil {
+			t.Fatal("the route to n2's block uses no nexthop object")
+		}
+		return id[1]
 	}
 	for _, tt := range []struct{ name, command string }{
 		{"learned route deleted", "ip route del 172.25.0.192/26"},
@@ -38,24 +64,18 @@ func testRoutesHeal(t *testing.T, l *lab.Lab) {
 		{"learned route altered", "ip route replace 172.25.0.192/26 via 10.211.55.117 dev eth0 proto 71"},
 		{"own block's route altered", "ip route replace unreachable 172.25.0.128/26 proto 71"},
 		{"equal-cost route loses a way", "ip route replace 192.168.200.0/24 via 10.211.55.2 dev eth0 proto 71"},
-		{"nexthop deleted", "ip nexthop del id " + group[1]},
+		{"nexthop deleted", "ip nexthop del id NEXTHOP"},
 		{"all nexthops flushed", "ip nexthop flush proto 71"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			run(t, l, "n1", tt.command)
-			took := eventually(t, healLimit, "routes as before", func() error {
+			same := func() error {
 				if diff := cmp.Diff(want, ours(t, l, "n1")); diff != "" {
 					return fmt.Errorf("- want, + got:\n%s", diff)
 				}
 				return nil
-			})
-			t.Logf("back after %v", took)
-			always(t, 50*time.Millisecond, "routes stay", func() error {
-				if diff := cmp.Diff(want, ours(t, l, "n1")); diff != "" {
-					return fmt.Errorf("- want, + got:\n%s", diff)
-				}
-				return nil
-			})
+			}
+			heals(t, "routes as before", func() { run(t, l, "n1", strings.Replace(tt.command, "NEXTHOP", nexthop(), 1)) }, same)
+			always(t, 50*time.Millisecond, "routes stay", same)
 		})
 	}
 }
@@ -78,8 +98,9 @@ func testForeignRoutesStay(t *testing.T, l *lab.Lab) {
 	run(t, l, "n1", "ip nexthop add id 4242 via 10.211.55.254 dev eth0 proto static")
 	t.Cleanup(func() { run(t, l, "n1", "ip nexthop del id 4242") })
 	// A route of ours that nobody wants is swept, in contrast.
-	run(t, l, "n1", "ip route add 172.25.96.0/26 via 10.211.55.117 dev eth0 proto 71")
-	eventually(t, healLimit, "stray route of ours is gone", contains(l, "n1", "ip -4 route", "172.25.96.0/26", false))
+	heals(t, "stray route of ours is gone",
+		func() { run(t, l, "n1", "ip route add 172.25.96.0/26 via 10.211.55.117 dev eth0 proto 71") },
+		contains(l, "n1", "ip -4 route", "172.25.96.0/26", false))
 	run(t, l, "n1", "ip nexthop flush proto 71")
 
 	stay := func() error {
@@ -127,9 +148,9 @@ func testLinkFlap(t *testing.T, l *lab.Lab) {
 		// The default route is the lab's, not ours to heal.
 		defer func() { run(t, l, "n1", "ip route replace default via "+l.Top.Gateways[0].First().String()) }()
 		run(t, l, "n1", "ip link set eth0 down")
-		eventually(t, time.Second, "routes are gone", contains(l, "n1", "ip -4 route", "172.25.0.192/26", false))
+		eventually(t, healEnd, "routes are gone", contains(l, "n1", "ip -4 route", "172.25.0.192/26", false))
 		run(t, l, "n1", "ip link set eth0 up")
-		took := eventually(t, time.Second, "routes as before", same)
+		took := eventually(t, healEnd, "routes as before", same)
 		t.Logf("back %v after the link", took)
 		if _, err := l.Ping(deadline(t, 5*time.Second), "n1-p3", pod(t, l, "n2-p4").Address); err != nil {
 			t.Error(err)
@@ -145,7 +166,7 @@ func testLinkFlap(t *testing.T, l *lab.Lab) {
 		}
 		run(t, l, "n1", "ip link set "+veth[1]+" down")
 		run(t, l, "n1", "ip link set "+veth[1]+" up")
-		took := eventually(t, time.Second, "routes as before", same)
+		took := eventually(t, healEnd, "routes as before", same)
 		t.Logf("back %v after the link", took)
 	})
 }
