@@ -118,22 +118,22 @@ type addressing struct {
 }
 
 func readAddressing(ctx context.Context, c client.Reader) (o addressing, err error) {
-	if o.pods, err = list(ctx, c, &corev1.PodList{}, func(l *corev1.PodList) []corev1.Pod { return l.Items }); err != nil {
+	if o.pods, err = list(ctx, c, func(l *corev1.PodList) []corev1.Pod { return l.Items }); err != nil {
 		return o, err
 	}
-	if o.nodes, err = list(ctx, c, &corev1.NodeList{}, func(l *corev1.NodeList) []corev1.Node { return l.Items }); err != nil {
+	if o.nodes, err = list(ctx, c, func(l *corev1.NodeList) []corev1.Node { return l.Items }); err != nil {
 		return o, err
 	}
-	if o.blocks, err = list(ctx, c, &v1alpha1.IPBlockList{}, func(l *v1alpha1.IPBlockList) []v1alpha1.IPBlock { return l.Items }); err != nil {
+	if o.blocks, err = list(ctx, c, func(l *v1alpha1.IPBlockList) []v1alpha1.IPBlock { return l.Items }); err != nil {
 		return o, err
 	}
-	if o.pools, err = list(ctx, c, &v1alpha1.IPPoolList{}, func(l *v1alpha1.IPPoolList) []v1alpha1.IPPool { return l.Items }); err != nil {
+	if o.pools, err = list(ctx, c, func(l *v1alpha1.IPPoolList) []v1alpha1.IPPool { return l.Items }); err != nil {
 		return o, err
 	}
-	if o.claims, err = list(ctx, c, &v1alpha1.IPClaimList{}, func(l *v1alpha1.IPClaimList) []v1alpha1.IPClaim { return l.Items }); err != nil {
+	if o.claims, err = list(ctx, c, func(l *v1alpha1.IPClaimList) []v1alpha1.IPClaim { return l.Items }); err != nil {
 		return o, err
 	}
-	o.networks, err = list(ctx, c, &v1alpha1.NodeNetworkList{}, func(l *v1alpha1.NodeNetworkList) []v1alpha1.NodeNetwork { return l.Items })
+	o.networks, err = list(ctx, c, func(l *v1alpha1.NodeNetworkList) []v1alpha1.NodeNetwork { return l.Items })
 	return o, err
 }
 

@@ -3,15 +3,18 @@ package ctl
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -217,27 +220,53 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// Objects come in pages; a report has them all.
+// Objects come in pages, decoded as a client decodes them; a report has them
+// all, each as it was.
 func TestPages(t *testing.T) {
-	pages := map[string]v1alpha1.IPBlockList{
-		"":  {ListMeta: metav1.ListMeta{Continue: "2"}, Items: make([]v1alpha1.IPBlock, 3)},
-		"2": {Items: make([]v1alpha1.IPBlock, 2)},
+	scheme := testScheme(t)
+	network := func(name, pod string) v1alpha1.NodeNetwork {
+		return v1alpha1.NodeNetwork{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"rack": name}},
+			Spec:       v1alpha1.NodeNetworkSpec{Addresses: []string{pod}},
+			Status:     v1alpha1.NodeNetworkStatus{Conditions: []metav1.Condition{{Type: "Ready", Message: name}}},
+		}
 	}
-	reader := interceptor.NewClient(fake.NewClientBuilder().WithScheme(testScheme(t)).Build(), interceptor.Funcs{
+	draining := network("n1", "10.0.0.1")
+	draining.Spec.Draining = true
+	first := []v1alpha1.NodeNetwork{draining, network("n2", "10.0.0.2"), network("n3", "10.0.0.3")}
+	second := []v1alpha1.NodeNetwork{network("n4", "10.0.0.4"), network("n5", "10.0.0.5")}
+	pages := map[string]v1alpha1.NodeNetworkList{
+		"":  {ListMeta: metav1.ListMeta{Continue: "2"}, Items: first},
+		"2": {Items: second},
+	}
+	decoder := serializer.NewCodecFactory(scheme).UniversalDeserializer()
+	reader := interceptor.NewClient(fake.NewClientBuilder().WithScheme(scheme).Build(), interceptor.Funcs{
 		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
-			blocks, ok := list.(*v1alpha1.IPBlockList)
+			networks, ok := list.(*v1alpha1.NodeNetworkList)
 			if !ok {
 				return c.List(ctx, list, opts...)
 			}
 			var o client.ListOptions
 			o.ApplyOptions(opts)
-			*blocks = pages[o.Continue]
-			return nil
+			page, ok := pages[o.Continue]
+			if delete(pages, o.Continue); !ok {
+				return fmt.Errorf("page %q was asked for twice, or never there", o.Continue)
+			}
+			page.APIVersion, page.Kind = v1alpha1.GroupVersion().String(), "NodeNetworkList"
+			data, err := json.Marshal(page)
+			if err != nil {
+				return err
+			}
+			_, _, err = decoder.Decode(data, nil, networks)
+			return err
 		},
 	})
 	o, err := read(context.Background(), reader)
-	if err != nil || len(o.blocks) != 5 {
-		t.Errorf("read %d blocks, %v; want 5", len(o.blocks), err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(slices.Concat(first, second), o.networks, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("what was read differs (-want +got):\n%s", diff)
 	}
 }
 

@@ -93,35 +93,41 @@ func (o statusOptions) printer(env Env) (func(Report) error, error) {
 // read gets everything that a report is made from. Who may not read Nodes gets a
 // report without the nodes that have no plan.
 func read(ctx context.Context, c client.Reader) (objects, error) {
-	nodes, err := list(ctx, c, &corev1.NodeList{}, func(l *corev1.NodeList) []corev1.Node { return l.Items })
+	nodes, err := list(ctx, c, func(l *corev1.NodeList) []corev1.Node { return l.Items })
 	if err != nil && !apierrors.IsForbidden(err) {
 		return objects{}, err
 	}
 	o := objects{nodes: nodes}
-	o.networks, err = list(ctx, c, &v1alpha1.NodeNetworkList{}, func(l *v1alpha1.NodeNetworkList) []v1alpha1.NodeNetwork { return l.Items })
+	o.networks, err = list(ctx, c, func(l *v1alpha1.NodeNetworkList) []v1alpha1.NodeNetwork { return l.Items })
 	if err != nil {
 		return objects{}, err
 	}
-	o.blocks, err = list(ctx, c, &v1alpha1.IPBlockList{}, func(l *v1alpha1.IPBlockList) []v1alpha1.IPBlock { return l.Items })
+	o.blocks, err = list(ctx, c, func(l *v1alpha1.IPBlockList) []v1alpha1.IPBlock { return l.Items })
 	if err != nil {
 		return objects{}, err
 	}
-	o.pools, err = list(ctx, c, &v1alpha1.IPPoolList{}, func(l *v1alpha1.IPPoolList) []v1alpha1.IPPool { return l.Items })
+	o.pools, err = list(ctx, c, func(l *v1alpha1.IPPoolList) []v1alpha1.IPPool { return l.Items })
 	if err != nil {
 		return objects{}, err
 	}
-	o.claims, err = list(ctx, c, &v1alpha1.IPClaimList{}, func(l *v1alpha1.IPClaimList) []v1alpha1.IPClaim { return l.Items })
+	o.claims, err = list(ctx, c, func(l *v1alpha1.IPClaimList) []v1alpha1.IPClaim { return l.Items })
 	if err != nil {
 		return objects{}, err
 	}
-	o.peers, err = list(ctx, c, &v1alpha1.BGPPeerList{}, func(l *v1alpha1.BGPPeerList) []v1alpha1.BGPPeer { return l.Items })
+	o.peers, err = list(ctx, c, func(l *v1alpha1.BGPPeerList) []v1alpha1.BGPPeer { return l.Items })
 	return o, err
 }
 
-// list gets all objects of a kind, page by page.
-func list[L client.ObjectList, T any](ctx context.Context, c client.Reader, page L, items func(L) []T) ([]T, error) {
+// list gets all objects of a kind, page by page. Each page is decoded into a
+// list of its own: what is decoded into a used one is written into what its
+// objects, copies of which are kept, point to.
+func list[L any, P interface {
+	*L
+	client.ObjectList
+}, T any](ctx context.Context, c client.Reader, items func(P) []T) ([]T, error) {
 	var all []T
 	for next := ""; ; {
+		page := P(new(L))
 		if err := c.List(ctx, page, client.Limit(pageSize), client.Continue(next)); err != nil {
 			return nil, explain(err)
 		}
