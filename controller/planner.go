@@ -37,7 +37,7 @@ type planner struct {
 	writes   *writes
 
 	// problems are those of nodes that were reported, so that each is once.
-	problems map[string]plan.Problem
+	problems map[plan.Problem]bool
 	// waits is what a change of the topology waited for, as last logged.
 	waits string
 	// reflectorsLack is why there were no route reflectors as asked.
@@ -329,16 +329,18 @@ func (r *planner) report(p *plan.Plan, in plan.Input) {
 	for i := range in.Nodes {
 		nodes[in.Nodes[i].Name] = &in.Nodes[i]
 	}
-	now := make(map[string]plan.Problem, len(p.Problems))
+	now := make(map[plan.Problem]bool, len(p.Problems))
+	done := make(map[string]bool, len(p.Problems)) // nodes with problems, or that were said to have none any more
 	for _, pr := range p.Problems {
-		now[pr.Node] = pr
-		if r.problems[pr.Node] != pr {
+		if !r.problems[pr] {
 			r.recorder.warn(nodes[pr.Node], pr.Reason, pr.Message)
 		}
+		now[pr], done[pr.Node] = true, true
 	}
-	for name, pr := range r.problems {
-		if _, still := now[name]; !still && nodes[name] != nil {
-			r.recorder.tell(nodes[name], "Planned", "the node has a plan: "+pr.Reason+" is over")
+	for pr := range r.problems {
+		if !done[pr.Node] && nodes[pr.Node] != nil {
+			done[pr.Node] = true
+			r.recorder.tell(nodes[pr.Node], "Planned", "the node has a plan: "+pr.Reason+" is over")
 		}
 	}
 	r.problems = now

@@ -295,7 +295,9 @@ func (r *Report) addPool(p *v1alpha1.IPPool, planned string) {
 	if c.Status != metav1.ConditionTrue && !p.Closing() {
 		r.problem("IPPool", p.Name, c.Reason, c.Message)
 	}
-	for _, kind := range []string{v1alpha1.ConditionHasRoom, v1alpha1.ConditionEncapsulationApplied} {
+	for _, kind := range []string{
+		v1alpha1.ConditionHasRoom, v1alpha1.ConditionEncapsulationApplied, v1alpha1.ConditionAdvertisementApplied,
+	} {
 		if e := apimeta.FindStatusCondition(p.Status.Conditions, kind); e != nil && e.Status != metav1.ConditionTrue {
 			r.problem("IPPool", p.Name, e.Reason, e.Message)
 		}
