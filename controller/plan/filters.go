@@ -3,6 +3,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"strings"
 
@@ -105,6 +106,9 @@ func (f *filters) rule(r v1alpha1.BGPFilterRule, use purpose) (v1alpha1.BGPFilte
 	}
 	if set.RemoveCommunities, err = f.communities.numbers(set.RemoveCommunities); err != nil {
 		return r, fmt.Errorf("set.removeCommunities: %w", err)
+	}
+	if reflect.ValueOf(set).IsZero() {
+		r.Set = nil // of empty lists only, which a plan leaves out; the API takes no empty set
 	}
 	return r, nil
 }
