@@ -254,7 +254,7 @@ type BGPPeerSpec struct {
 
 	// The timers of the session.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveSeconds) || !has(self.holdSeconds) || self.keepaliveSeconds * 3 <= self.holdSeconds",message="holdSeconds must be at least three times keepaliveSeconds (RFC 4271, section 10)"
+	// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveSeconds) || self.keepaliveSeconds * 3 <= (has(self.holdSeconds) ? self.holdSeconds : 90)",message="holdSeconds, which is 90 when not given, must be at least three times keepaliveSeconds (RFC 4271, section 10)"
 	Timers *BGPTimers `json:"timers,omitempty"`
 
 	// Graceful restart (RFC 4724) of the session.
