@@ -427,7 +427,13 @@ func (a *Agent) observe(ctx context.Context) (*observation, bool) {
 		o.problems = append(o.problems, err)
 	}
 	o.blocks, o.routes = a.addresses.Blocks(), a.table.Status()
-	o.departed = a.learned.departed(o.desired.departedBlocks)
+	if asked := o.desired.departedBlocks; len(asked) > 0 {
+		if byRouters, err := a.speaker.Announced(ctx, asked); err != nil {
+			o.problems = append(o.problems, err) // and nothing is said of the blocks
+		} else {
+			o.departed = a.learned.departed(asked, byRouters)
+		}
+	}
 	for _, r := range a.addresses.Records() {
 		if !r.Owner.IsNode() {
 			o.held = append(o.held, r.Address)

@@ -194,9 +194,10 @@ func (l *learned) complete() bool {
 	return l.inSync
 }
 
-// departed tells of which of the blocks there is a route. Before everything is
-// learned it does not know, and says nothing.
-func (l *learned) departed(blocks []netip.Prefix) []v1alpha1.DepartedBlock {
+// departed tells which of the blocks somebody announces: those that there is a
+// route to, and those that routers announce, which a node does not take of them.
+// Before everything is learned it does not know, and says nothing.
+func (l *learned) departed(blocks, byRouters []netip.Prefix) []v1alpha1.DepartedBlock {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.inSync || len(blocks) == 0 {
@@ -206,7 +207,7 @@ func (l *learned) departed(blocks []netip.Prefix) []v1alpha1.DepartedBlock {
 	out := make([]v1alpha1.DepartedBlock, len(blocks))
 	for i, b := range blocks {
 		_, announced := l.known[b]
-		out[i] = v1alpha1.DepartedBlock{CIDR: b.String(), Announced: announced}
+		out[i] = v1alpha1.DepartedBlock{CIDR: b.String(), Announced: announced || slices.Contains(byRouters, b)}
 	}
 	return out
 }

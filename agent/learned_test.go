@@ -155,20 +155,24 @@ func TestDepartedBlocks(t *testing.T) {
 	l := newLearned(&table, &table, slog.New(slog.DiscardHandler))
 	asked := []netip.Prefix{netip.MustParsePrefix("172.25.0.0/26"), netip.MustParsePrefix("172.25.0.64/26")}
 	l.Learned([]bgp.Route{route("172.25.0.0/26", true, "10.0.0.1"), route("172.25.0.64/27", false, "10.0.0.1")}, nil)
-	if got := l.departed(asked); got != nil {
+	if got := l.departed(asked, nil); got != nil {
 		t.Errorf("before everything is learned: %v, want nothing", got)
 	}
 	l.InSync()
 	want := []v1alpha1.DepartedBlock{{CIDR: "172.25.0.0/26", Announced: true}, {CIDR: "172.25.0.64/26"}}
-	if diff := cmp.Diff(want, l.departed(asked)); diff != "" {
+	if diff := cmp.Diff(want, l.departed(asked, nil)); diff != "" {
 		t.Errorf("- want, + got:\n%s", diff)
 	}
+	want[1].Announced = true
+	if diff := cmp.Diff(want, l.departed(asked, asked[1:])); diff != "" {
+		t.Errorf("with one that routers announce: - want, + got:\n%s", diff)
+	}
 	l.Learned(nil, asked[:1])
-	want[0].Announced = false
-	if diff := cmp.Diff(want, l.departed(asked)); diff != "" {
+	want[0].Announced, want[1].Announced = false, false
+	if diff := cmp.Diff(want, l.departed(asked, nil)); diff != "" {
 		t.Errorf("after it was withdrawn: - want, + got:\n%s", diff)
 	}
-	if got := l.departed(nil); got != nil {
+	if got := l.departed(nil, nil); got != nil {
 		t.Errorf("not asked: %v, want nothing", got)
 	}
 }

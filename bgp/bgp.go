@@ -316,6 +316,9 @@ type Speaker interface {
 	Set(ctx context.Context, c Config) error
 	// Sessions reports the state of every configured peer, sorted by name.
 	Sessions(ctx context.Context) ([]Session, error)
+	// Announced reports which of some prefixes an external peer announces at the
+	// moment, sorted, also where the rules do not let its route in.
+	Announced(ctx context.Context, prefixes []netip.Prefix) ([]netip.Prefix, error)
 	// Stop ends the speaker. It can't be used afterwards.
 	Stop(ctx context.Context, mode StopMode) error
 }

@@ -105,6 +105,7 @@ func cases(w World) []testCase {
 		{"keeps routes of a restarting peer", testRestart},
 		{"drops routes of a peer that stays away", testStaysAway},
 		{"drops routes at a cease", testCease},
+		{"tells what routers announce", testAnnounced},
 		{"is in sync when all have sent all", testInSync},
 		{"is in sync when the time is over", testTimeOver},
 		{"ends a session above its limit", testLimit},
@@ -473,6 +474,36 @@ func testCease(t *testing.T, f *fixture) {
 		}
 		return ""
 	})
+}
+
+func testAnnounced(t *testing.T, f *fixture) {
+	node := f.add(1, bgp.PeerNode, 0)
+	rack := f.add(2, bgp.PeerExternal, 65001, f.accept("10.9.0.0/16", 24, 24))
+	bare := f.add(3, bgp.PeerExternal, 65002)
+	f.set()
+	asked := f.prefixes("10.9.1.0/24", "172.25.0.0/26", "172.25.0.64/26", "172.25.9.0/26")
+	wait := func(want ...string) {
+		t.Helper()
+		f.until(func() string {
+			got, err := f.Speaker.Announced(context.Background(), asked)
+			if err != nil || !slices.Equal(got, f.prefixes(want...)) {
+				return fmt.Sprintf("said to be announced: %v, %v; want %v", got, err, want)
+			}
+			return ""
+		})
+	}
+	wait()
+	for _, r := range []Router{node, rack, bare} {
+		r.Connect()
+	}
+	f.announce(node, 0, "172.25.9.0/26")
+	f.announce(rack, 1, "10.9.1.0/24", "172.25.0.0/26", "172.25.0.0/27")
+	f.announce(bare, 1, "172.25.0.0/26", "172.25.0.64/26")
+	wait("10.9.1.0/24", "172.25.0.0/26", "172.25.0.64/26")
+	rack.Withdraw(f.prefixes("172.25.0.0/26", "10.9.1.0/24")...)
+	wait("172.25.0.0/26", "172.25.0.64/26")
+	bare.Cease()
+	wait()
 }
 
 func testInSync(t *testing.T, f *fixture) {

@@ -191,6 +191,28 @@ func (s *Speaker) Sessions(context.Context) ([]bgp.Session, error) {
 	return out, nil
 }
 
+// Announced implements bgp.Speaker.
+func (s *Speaker) Announced(_ context.Context, prefixes []netip.Prefix) ([]netip.Prefix, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	announced := func(p netip.Prefix) bool {
+		for addr, peer := range s.peers {
+			if _, ok := s.state[addr].routes[p]; ok && peer.Kind == bgp.PeerExternal {
+				return true
+			}
+		}
+		return false
+	}
+	var found []netip.Prefix
+	for _, p := range prefixes {
+		if announced(p) {
+			found = append(found, p)
+		}
+	}
+	slices.SortFunc(found, netip.Prefix.Compare)
+	return found, nil
+}
+
 // Stop implements bgp.Speaker.
 func (s *Speaker) Stop(_ context.Context, mode bgp.StopMode) error {
 	s.mu.Lock()

@@ -24,8 +24,10 @@ const processVar = "GODWIT_TEST_SPEAKER"
 type request struct {
 	Set      *bgp.Config
 	Sessions bool
-	Stop     *bgp.StopMode
-	Panic    bool // in a goroutine of which nobody knows, as GoBGP's are
+	// Announced is not nil where it is asked.
+	Announced []netip.Prefix
+	Stop      *bgp.StopMode
+	Panic     bool // in a goroutine of which nobody knows, as GoBGP's are
 }
 
 type answer struct {
@@ -34,10 +36,11 @@ type answer struct {
 	Gone    []netip.Prefix
 	InSync  bool
 	// to a request
-	Reply    bool
-	Error    string
-	Peer     string // that Error concerns, if it is a *bgp.PeerError
-	Sessions []bgp.Session
+	Reply     bool
+	Error     string
+	Peer      string // that Error concerns, if it is a *bgp.PeerError
+	Sessions  []bgp.Session
+	Announced []netip.Prefix
 }
 
 // mode is how a child begins.
@@ -74,6 +77,8 @@ func speakerProcess() error {
 			err = s.Stop(context.Background(), *r.Stop)
 		case r.Sessions:
 			a.Sessions, err = s.Sessions(context.Background())
+		case r.Announced != nil:
+			a.Announced, err = s.Announced(context.Background(), r.Announced)
 		case r.Panic:
 			go panic("a panic that the test asked for")
 			select {}
@@ -227,6 +232,11 @@ func (c *child) Set(_ context.Context, conf bgp.Config) error {
 func (c *child) Sessions(context.Context) ([]bgp.Session, error) {
 	a, err := c.ask(request{Sessions: true})
 	return a.Sessions, err
+}
+
+func (c *child) Announced(_ context.Context, prefixes []netip.Prefix) ([]netip.Prefix, error) {
+	a, err := c.ask(request{Announced: prefixes})
+	return a.Announced, err
 }
 
 func (c *child) Stop(_ context.Context, mode bgp.StopMode) error {

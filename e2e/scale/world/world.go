@@ -158,6 +158,9 @@ func (s *Speaker) end(addr netip.Addr) {
 	}
 }
 
+// Announced implements bgp.Speaker: there are no routers.
+func (s *Speaker) Announced(context.Context, []netip.Prefix) ([]netip.Prefix, error) { return nil, nil }
+
 // Sessions implements bgp.Speaker.
 func (s *Speaker) Sessions(context.Context) ([]bgp.Session, error) {
 	s.world.mu.Lock()
