@@ -87,6 +87,7 @@ func runEncapsulations(t *testing.T, cases []encapsulationCase) {
 					t.Run("bulk", func(t *testing.T) { testBulk(t, l, f) })
 				})
 			}
+			t.Run("restart", func(t *testing.T) { testEncapRestart(t, l) })
 		})
 	}
 }
