@@ -94,23 +94,39 @@ func (p *Plan) poolCondition(pl *pool) metav1.Condition {
 		return notReady(ReasonDisabled, "the pool is disabled: it gives out no new addresses")
 	}
 	n, present := 0, 0
+	var strangers []string
 	for _, node := range p.nodes {
 		if node.departed {
 			continue
 		}
 		present++
-		if pl.nodes.Matches(node.labels) {
+		switch {
+		case pl.isFor(node):
 			n++
+		case pl.nodes.Matches(node.labels):
+			strangers = append(strangers, node.name)
 		}
 	}
-	if n == 0 {
+	without := ""
+	if len(strangers) > 0 {
+		slices.Sort(strangers)
+		without = "; these have no address of its family, by which others could reach their pods: " + names(strangers)
+	}
+	switch {
+	case n == 0 && without == "":
 		return notReady(ReasonNoNodes, "nodeSelector matches no node that has a plan")
+	case n == 0:
+		return notReady(ReasonNoNodes, "no node takes blocks of the pool"+without)
+	case pl.claims():
+		return ready(fmt.Sprintf("pods on %d of %d nodes can have addresses of the pool that are claimed", n, present) + without)
 	}
-	if pl.claims() {
-		return ready(fmt.Sprintf("pods on %d of %d nodes can have addresses of the pool that are claimed", n, present))
-	}
-	return ready(fmt.Sprintf("%d of %d nodes take blocks of the pool", n, present))
+	return ready(fmt.Sprintf("%d of %d nodes take blocks of the pool", n, present) + without)
 }
+
+// isFor tells whether a node may give out addresses of a pool: its selector says
+// so, and the node has an address of the family, which is the next hop of the
+// pool's blocks and the end of its tunnels.
+func (pl *pool) isFor(n *node) bool { return pl.nodes.Matches(n.labels) && n.has(pl.cidr.Addr()) }
 
 // planned returns the pool as the node is to know it.
 func (pl *pool) planned(n *node) v1alpha1.PlannedPool {
@@ -135,7 +151,7 @@ func (pl *pool) planned(n *node) v1alpha1.PlannedPool {
 	}
 	switch {
 	case pl.err == nil && !n.departed:
-		out.Allocate = !pl.obj.Closing() && pl.nodes.Matches(n.labels)
+		out.Allocate = !pl.obj.Closing() && pl.isFor(n)
 		return out
 	case pl.err != nil:
 		out.NamespaceSelector = nil
