@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -28,6 +29,9 @@ func (host) Addresses(want []netip.Addr) ([]v1alpha1.NodeAddress, error) { retur
 // findAddresses looks up the plan's addresses on the node's interfaces. One
 // that is on none is left out. It takes one list of all addresses, and one of
 // the links for each that is found: a node has a link for each of its pods.
+//
+// An address on the loopback interface alone is that of a node whose network is
+// routed up to it. Packets do not leave by that interface, so its MTU says nothing.
 func findAddresses(want []netip.Addr) ([]v1alpha1.NodeAddress, error) {
 	rib, err := syscall.NetlinkRIB(syscall.RTM_GETADDR, syscall.AF_UNSPEC)
 	if err != nil {
@@ -37,7 +41,7 @@ func findAddresses(want []netip.Addr) ([]v1alpha1.NodeAddress, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
-	var found []v1alpha1.NodeAddress
+	var found, looped []v1alpha1.NodeAddress
 	for _, m := range messages {
 		p, index := interfaceAddress(m)
 		if !slices.Contains(want, p.Addr()) {
@@ -47,9 +51,40 @@ func findAddresses(want []netip.Addr) ([]v1alpha1.NodeAddress, error) {
 		if err != nil {
 			continue // the link went away meanwhile
 		}
-		found = append(found, v1alpha1.NodeAddress{Address: p.String(), Interface: link.Name, MTU: int32(link.MTU)})
+		one := v1alpha1.NodeAddress{Address: p.String(), Interface: link.Name, MTU: int32(link.MTU)}
+		if link.Flags&net.FlagLoopback == 0 {
+			found = append(found, one)
+			continue
+		}
+		one.MTU = outwardMTU(p.Addr())
+		looped = append(looped, one)
+	}
+	for _, one := range looped {
+		address, _, _ := strings.Cut(one.Address, "/")
+		if !slices.ContainsFunc(found, func(o v1alpha1.NodeAddress) bool { return strings.HasPrefix(o.Address, address+"/") }) {
+			found = append(found, one)
+		}
 	}
 	return found, nil
+}
+
+// outwardMTU is the MTU of the link by which packets leave the node for anywhere,
+// or Ethernet's where none do.
+func outwardMTU(from netip.Addr) int32 {
+	const ethernet = 1500
+	anywhere := net.IPv4(192, 0, 2, 1) // of no network (RFC 5737), so that the default route leads to it
+	if from.Is6() {
+		anywhere = net.ParseIP("2001:db8::1") // RFC 3849
+	}
+	routes, err := netlink.RouteGet(anywhere)
+	if err != nil || len(routes) == 0 {
+		return ethernet
+	}
+	link, err := net.InterfaceByIndex(routes[0].LinkIndex)
+	if err != nil || link.Flags&net.FlagLoopback != 0 {
+		return ethernet
+	}
+	return int32(link.MTU)
 }
 
 // interfaceAddress reads a message about an address; the prefix of one about
