@@ -518,6 +518,18 @@ func testLimit(t *testing.T, f *fixture) {
 	if s := f.session(r); s.State == bgp.StateEstablished || !strings.Contains(s.Message, "more") || !strings.Contains(s.Message, "limit") {
 		t.Errorf("reported is %+v", s)
 	}
+	// A session that is reset for something else, or with all others, comes up at
+	// once, and its limit holds.
+	for _, reset := range []func(){
+		func() { f.change(0, func(p *bgp.Peer) { p.Hold = 30 * time.Second }) },
+		func() { f.Config.RouterID = f.Config.RouterID.Next() },
+	} {
+		reset()
+		f.set()
+		r.Connect()
+		f.announce(r, 0, "172.25.3.0/26", "172.25.4.0/26", "172.25.5.0/26")
+		f.waitEnded(r, true)
+	}
 	f.change(0, func(p *bgp.Peer) { p.MaxPrefixes = 3 })
 	f.set()
 	r.Connect()

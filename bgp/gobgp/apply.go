@@ -188,6 +188,7 @@ func (s *Speaker) addPeer(ctx context.Context, c bgp.Config, p bgp.Peer) error {
 		return fmt.Errorf("add the session: %w", err)
 	}
 	s.applied.peers[p.Address], s.applied.families[p.Address] = p, c.Families(p.Address)
+	s.limits.awake(p.Address)
 	return nil
 }
 
