@@ -42,6 +42,10 @@ func TestUsableOptions(t *testing.T) {
 		"AS paths": func(_ *Config, p *Peer) {
 			p.ASOverride, p.RemovePrivateAS, p.NextHop = true, PrivateASReplace, NextHopKeep
 		},
+		"AS paths, looked at as they come": func(_ *Config, p *Peer) {
+			p.ASOverride, p.RemovePrivateAS = true, PrivateASReplace
+			p.Import, p.Export = []Rule{{Match: Match{ASPathRegexp: "_65001_"}}}, []Rule{{Match: Match{Communities: []string{"1:1"}}}}
+		},
 		"limits":        func(_ *Config, p *Peer) { p.MaxPrefixes, p.WarnPrefixes = 10, 10 },
 		"warning alone": func(_ *Config, p *Peer) { p.WarnPrefixes = 10 },
 		"rules": func(_ *Config, p *Peer) {
@@ -120,6 +124,15 @@ func TestUnusableOptions(t *testing.T) {
 		{"import: rule 1: the regular expression of AS paths", false, func(_ *Config, p *Peer) { p.Import = []Rule{{Match: Match{ASPathRegexp: "_65001_)"}}} }},
 		{"import: rule 1: 3 is not a source", false, func(_ *Config, p *Peer) { p.Import = []Rule{{Match: Match{Source: 3}}} }},
 		{"export: rule 1: our AS number may be prepended", false, func(_ *Config, p *Peer) { p.Export = []Rule{{Set: Attributes{Prepend: 33}}} }},
+		{"export: rule 2: AS override replaces numbers", false, func(_ *Config, p *Peer) {
+			p.ASOverride, p.Export = true, []Rule{{}, {Match: Match{ASPathRegexp: "_65001_"}}}
+		}},
+		{"export: rule 1: private AS numbers are taken out", false, func(_ *Config, p *Peer) {
+			p.RemovePrivateAS, p.Export = PrivateASRemove, []Rule{{Match: Match{ASPathRegexp: "_65001_"}}}
+		}},
+		{"export: rule 1: private AS numbers are taken out", false, func(_ *Config, p *Peer) {
+			p.RemovePrivateAS, p.Export = PrivateASReplace, []Rule{{Match: Match{ASPathRegexp: "_65001_"}, Accept: true}}
+		}},
 		{`export: rule 1: the community "x"`, false, func(_ *Config, p *Peer) { p.Export = []Rule{{Set: Attributes{AddCommunities: []string{"x"}}}} }},
 		{`export: rule 1: the community "y"`, false, func(_ *Config, p *Peer) { p.Export = []Rule{{Set: Attributes{RemoveCommunities: []string{"y"}}}} }},
 	} {
