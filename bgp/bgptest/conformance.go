@@ -552,6 +552,31 @@ func testNonsense(t *testing.T, f *fixture) {
 		t.Errorf("AS 0 gave %v", err)
 	}
 	f.mustBeUp(r)
+
+	// A known peer whose new properties make no sense keeps its old ones, but not
+	// without the password that it is to have.
+	good := f.Config
+	f.change(0, func(p *bgp.Peer) { p.Keepalive = -time.Second })
+	refused := func() {
+		t.Helper()
+		if err := f.Speaker.Set(context.Background(), f.Config); !errors.As(err, &pe) {
+			t.Fatalf("a peer that makes no sense gave %v", err)
+		}
+	}
+	refused()
+	f.mustBeUp(r)
+	f.session(r)
+	f.change(0, func(p *bgp.Peer) { p.Keepalive, p.Password = 0, strings.Repeat("x", 81) })
+	refused()
+	f.waitEnded(r, true)
+	if all, err := f.Speaker.Sessions(context.Background()); err != nil || len(all) != 0 {
+		t.Errorf("there are sessions left: %+v, %v", all, err)
+	}
+	f.Config = good
+	f.Config.Peers = f.Config.Peers[:1]
+	f.set()
+	r.Connect()
+	f.waitOwn(r, "172.25.0.128/26")
 }
 
 func testStopRestart(t *testing.T, f *fixture) {
