@@ -184,17 +184,21 @@ func TestSameLinkLocalAddress(t *testing.T) {
 		set  func(p *Peer)
 		want string
 	}{
-		"the same rules":    {func(p *Peer) { p.Import = all }, ""},
-		"another AS":        {func(p *Peer) { p.Import, p.ASN = all, 65002 }, ""},
-		"other rules":       {func(*Peer) {}, "has the address fe80::1 of peer a on another link, and other rules"},
-		"another next hop":  {func(p *Peer) { p.Import, p.NextHop = all, NextHopKeep }, "has the address"},
-		"the same link":     {func(p *Peer) { p.Import, p.Address = all, netip.MustParseAddr("fe80::1%eth0") }, "sessions are told apart by address"},
-		"another router":    {func(p *Peer) { p.Address = netip.MustParseAddr("fe80::2%eth1") }, ""},
-		"one without links": {func(p *Peer) { p.Address = netip.MustParseAddr("10.0.0.2") }, ""},
+		"the same rules":            {func(p *Peer) { p.Import = all }, ""},
+		"another AS":                {func(p *Peer) { p.Import, p.ASN = all, 65002 }, ""},
+		"other rules":               {func(*Peer) {}, "has the address fe80::1 of peer a on another link, and other rules"},
+		"another next hop":          {func(p *Peer) { p.Import, p.NextHop = all, NextHopKeep }, "has the address"},
+		"the same password":         {func(p *Peer) { p.Import, p.Password, p.Passive = all, "secret", true }, ""},
+		"another password":          {func(p *Peer) { p.Import, p.Password = all, "other" }, "has the address fe80::1 of peer a on another link, and another password"},
+		"no password":               {func(p *Peer) { p.Import = all }, ""},
+		"no password, and it calls": {func(p *Peer) { p.Import, p.Passive = all, true }, "another password"},
+		"the same link":             {func(p *Peer) { p.Import, p.Address = all, netip.MustParseAddr("fe80::1%eth0") }, "sessions are told apart by address"},
+		"another router":            {func(p *Peer) { p.Address = netip.MustParseAddr("fe80::2%eth1") }, ""},
+		"one without links":         {func(p *Peer) { p.Address = netip.MustParseAddr("10.0.0.2") }, ""},
 	} {
 		c := optionsConfig()
 		a, b := optionsPeer(65001), optionsPeer(65001)
-		a.Name, a.Address, a.Import = "a", netip.MustParseAddr("fe80::1%eth0"), all
+		a.Name, a.Address, a.Import, a.Password = "a", netip.MustParseAddr("fe80::1%eth0"), all, "secret"
 		b.Name, b.Address = "b", netip.MustParseAddr("fe80::1%eth1")
 		tc.set(&b)
 		c.Peers = []Peer{a, b}
