@@ -113,7 +113,9 @@ type Match struct {
 	// CommunityRegexp matches at least one community in that form.
 	CommunityRegexp string
 	// ASPathRegexp matches the AS path, its numbers in decimal with a space between;
-	// "_" stands for a space, the beginning or the end, as routers have it.
+	// "_" stands for a space, the beginning or the end, as routers have it. An export
+	// rule can't have it where Peer.ASOverride or Peer.RemovePrivateAS changes paths:
+	// rules are looked at after that.
 	ASPathRegexp string
 }
 

@@ -41,6 +41,15 @@ func (c Config) Caller(a netip.Addr) (Peer, bool) {
 	return c.Callers[i].caller(a), true
 }
 
+// CallersFrom are those whose range an address is in, or false: it is in none.
+func (c Config) CallersFrom(a netip.Addr) (Callers, bool) {
+	i := c.rangeOf(a)
+	if i < 0 {
+		return Callers{}, false
+	}
+	return c.Callers[i], true
+}
+
 // rangeOf returns the index of the range that an address is in, or -1.
 func (c Config) rangeOf(a netip.Addr) int {
 	best := -1

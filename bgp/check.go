@@ -85,12 +85,18 @@ func (c Config) Usable() (Config, error) {
 }
 
 // apartOnLinks reports a peer with the link-local address of p on another link that
-// is not treated like p.
+// is not treated like p, or whose calls can't be told from p's.
 func (p Peer) apartOnLinks(peers []Peer, c Config) error {
+	bare := p.Address.WithZone("")
 	for _, q := range peers {
-		if q.Address.WithZone("") == p.Address.WithZone("") && !p.treatedLike(q, c) {
+		switch {
+		case q.Address.WithZone("") != bare:
+		case !p.treatedLike(q, c):
 			return fmt.Errorf("has the address %v of peer %s on another link, and other rules: routes of the two can't be told apart, so give one of the routers another link-local address, or both the same rules",
-				p.Address.WithZone(""), q.Name)
+				bare, q.Name)
+		case !p.signsLike(q):
+			return fmt.Errorf("has the address %v of peer %s on another link, and another password: calls from that address are taken with one password only, so give one of the routers another link-local address, or both the same password",
+				bare, q.Name)
 		}
 	}
 	return nil
@@ -102,6 +108,22 @@ func (p Peer) treatedLike(q Peer, c Config) bool {
 	return p.Kind == q.Kind && p.internal(c) == q.internal(c) && p.LocalASN == q.LocalASN && p.AllowOwnASN == q.AllowOwnASN &&
 		p.NextHop == q.NextHop && p.Reflection == q.Reflection && same(p.Import, q.Import) && same(p.Export, q.Export) &&
 		same(p.Owned, q.Owned)
+}
+
+// signsLike reports whether p and q, that have one address on two links, can each
+// have its password: who calls is known to the kernel by the address alone, and must
+// have signed with the one that is set for it. One without a password is not let in
+// then, and has its session if we call.
+func (p Peer) signsLike(q Peer) bool {
+	switch {
+	case p.Password == q.Password:
+		return true
+	case p.Password == "":
+		return !p.Passive
+	case q.Password == "":
+		return !q.Passive
+	}
+	return false
 }
 
 // EffectiveHold is the hold time that the peer is offered.

@@ -57,6 +57,26 @@ func (p Peer) check(c Config) error {
 	if err := checkRules(p.Export); err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
+	return p.checkExportPaths()
+}
+
+// checkExportPaths is about export rules that look at AS paths: GoBGP changes paths
+// as the session has it before the rules see them, so that a rule would miss what
+// it is to reject.
+func (p Peer) checkExportPaths() error {
+	changed := ""
+	switch {
+	case p.ASOverride:
+		changed = "AS override replaces numbers in paths"
+	case p.RemovePrivateAS != PrivateASKeep:
+		changed = "private AS numbers are taken out of paths"
+	default:
+		return nil
+	}
+	if i := slices.IndexFunc(p.Export, func(r Rule) bool { return r.ASPathRegexp != "" }); i >= 0 {
+		return fmt.Errorf("export: rule %d: %s before export rules see them, so none can match AS paths: match communities that the import rules of the routes' peers add, or leave paths as they are",
+			i+1, changed)
+	}
 	return nil
 }
 

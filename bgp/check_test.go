@@ -42,6 +42,10 @@ func TestUsableOptions(t *testing.T) {
 		"AS paths": func(_ *Config, p *Peer) {
 			p.ASOverride, p.RemovePrivateAS, p.NextHop = true, PrivateASReplace, NextHopKeep
 		},
+		"AS paths, looked at as they come": func(_ *Config, p *Peer) {
+			p.ASOverride, p.RemovePrivateAS = true, PrivateASReplace
+			p.Import, p.Export = []Rule{{Match: Match{ASPathRegexp: "_65001_"}}}, []Rule{{Match: Match{Communities: []string{"1:1"}}}}
+		},
 		"limits":        func(_ *Config, p *Peer) { p.MaxPrefixes, p.WarnPrefixes = 10, 10 },
 		"warning alone": func(_ *Config, p *Peer) { p.WarnPrefixes = 10 },
 		"rules": func(_ *Config, p *Peer) {
@@ -120,6 +124,15 @@ func TestUnusableOptions(t *testing.T) {
 		{"import: rule 1: the regular expression of AS paths", false, func(_ *Config, p *Peer) { p.Import = []Rule{{Match: Match{ASPathRegexp: "_65001_)"}}} }},
 		{"import: rule 1: 3 is not a source", false, func(_ *Config, p *Peer) { p.Import = []Rule{{Match: Match{Source: 3}}} }},
 		{"export: rule 1: our AS number may be prepended", false, func(_ *Config, p *Peer) { p.Export = []Rule{{Set: Attributes{Prepend: 33}}} }},
+		{"export: rule 2: AS override replaces numbers", false, func(_ *Config, p *Peer) {
+			p.ASOverride, p.Export = true, []Rule{{}, {Match: Match{ASPathRegexp: "_65001_"}}}
+		}},
+		{"export: rule 1: private AS numbers are taken out", false, func(_ *Config, p *Peer) {
+			p.RemovePrivateAS, p.Export = PrivateASRemove, []Rule{{Match: Match{ASPathRegexp: "_65001_"}}}
+		}},
+		{"export: rule 1: private AS numbers are taken out", false, func(_ *Config, p *Peer) {
+			p.RemovePrivateAS, p.Export = PrivateASReplace, []Rule{{Match: Match{ASPathRegexp: "_65001_"}, Accept: true}}
+		}},
 		{`export: rule 1: the community "x"`, false, func(_ *Config, p *Peer) { p.Export = []Rule{{Set: Attributes{AddCommunities: []string{"x"}}}} }},
 		{`export: rule 1: the community "y"`, false, func(_ *Config, p *Peer) { p.Export = []Rule{{Set: Attributes{RemoveCommunities: []string{"y"}}}} }},
 	} {
@@ -171,17 +184,21 @@ func TestSameLinkLocalAddress(t *testing.T) {
 		set  func(p *Peer)
 		want string
 	}{
-		"the same rules":    {func(p *Peer) { p.Import = all }, ""},
-		"another AS":        {func(p *Peer) { p.Import, p.ASN = all, 65002 }, ""},
-		"other rules":       {func(*Peer) {}, "has the address fe80::1 of peer a on another link, and other rules"},
-		"another next hop":  {func(p *Peer) { p.Import, p.NextHop = all, NextHopKeep }, "has the address"},
-		"the same link":     {func(p *Peer) { p.Import, p.Address = all, netip.MustParseAddr("fe80::1%eth0") }, "sessions are told apart by address"},
-		"another router":    {func(p *Peer) { p.Address = netip.MustParseAddr("fe80::2%eth1") }, ""},
-		"one without links": {func(p *Peer) { p.Address = netip.MustParseAddr("10.0.0.2") }, ""},
+		"the same rules":            {func(p *Peer) { p.Import = all }, ""},
+		"another AS":                {func(p *Peer) { p.Import, p.ASN = all, 65002 }, ""},
+		"other rules":               {func(*Peer) {}, "has the address fe80::1 of peer a on another link, and other rules"},
+		"another next hop":          {func(p *Peer) { p.Import, p.NextHop = all, NextHopKeep }, "has the address"},
+		"the same password":         {func(p *Peer) { p.Import, p.Password, p.Passive = all, "secret", true }, ""},
+		"another password":          {func(p *Peer) { p.Import, p.Password = all, "other" }, "has the address fe80::1 of peer a on another link, and another password"},
+		"no password":               {func(p *Peer) { p.Import = all }, ""},
+		"no password, and it calls": {func(p *Peer) { p.Import, p.Passive = all, true }, "another password"},
+		"the same link":             {func(p *Peer) { p.Import, p.Address = all, netip.MustParseAddr("fe80::1%eth0") }, "sessions are told apart by address"},
+		"another router":            {func(p *Peer) { p.Address = netip.MustParseAddr("fe80::2%eth1") }, ""},
+		"one without links":         {func(p *Peer) { p.Address = netip.MustParseAddr("10.0.0.2") }, ""},
 	} {
 		c := optionsConfig()
 		a, b := optionsPeer(65001), optionsPeer(65001)
-		a.Name, a.Address, a.Import = "a", netip.MustParseAddr("fe80::1%eth0"), all
+		a.Name, a.Address, a.Import, a.Password = "a", netip.MustParseAddr("fe80::1%eth0"), all, "secret"
 		b.Name, b.Address = "b", netip.MustParseAddr("fe80::1%eth1")
 		tc.set(&b)
 		c.Peers = []Peer{a, b}

@@ -549,6 +549,18 @@ func testLimit(t *testing.T, f *fixture) {
 	if s := f.session(r); s.State == bgp.StateEstablished || !strings.Contains(s.Message, "more") || !strings.Contains(s.Message, "limit") {
 		t.Errorf("reported is %+v", s)
 	}
+	// A session that is reset for something else, or with all others, comes up at
+	// once, and its limit holds.
+	for _, reset := range []func(){
+		func() { f.change(0, func(p *bgp.Peer) { p.Hold = 30 * time.Second }) },
+		func() { f.Config.RouterID = f.Config.RouterID.Next() },
+	} {
+		reset()
+		f.set()
+		r.Connect()
+		f.announce(r, 0, "172.25.3.0/26", "172.25.4.0/26", "172.25.5.0/26")
+		f.waitEnded(r, true)
+	}
 	f.change(0, func(p *bgp.Peer) { p.MaxPrefixes = 3 })
 	f.set()
 	r.Connect()
@@ -571,6 +583,31 @@ func testNonsense(t *testing.T, f *fixture) {
 		t.Errorf("AS 0 gave %v", err)
 	}
 	f.mustBeUp(r)
+
+	// A known peer whose new properties make no sense keeps its old ones, but not
+	// without the password that it is to have.
+	good := f.Config
+	f.change(0, func(p *bgp.Peer) { p.Keepalive = -time.Second })
+	refused := func() {
+		t.Helper()
+		if err := f.Speaker.Set(context.Background(), f.Config); !errors.As(err, &pe) {
+			t.Fatalf("a peer that makes no sense gave %v", err)
+		}
+	}
+	refused()
+	f.mustBeUp(r)
+	f.session(r)
+	f.change(0, func(p *bgp.Peer) { p.Keepalive, p.Password = 0, strings.Repeat("x", 81) })
+	refused()
+	f.waitEnded(r, true)
+	if all, err := f.Speaker.Sessions(context.Background()); err != nil || len(all) != 0 {
+		t.Errorf("there are sessions left: %+v, %v", all, err)
+	}
+	f.Config = good
+	f.Config.Peers = f.Config.Peers[:1]
+	f.set()
+	r.Connect()
+	f.waitOwn(r, "172.25.0.128/26")
 }
 
 func testStopRestart(t *testing.T, f *fixture) {

@@ -1,6 +1,7 @@
 package bgptest
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -57,6 +58,21 @@ func testCallers(t *testing.T, f *fixture) {
 	f.waitOwn(a, own)
 	f.announce(a, 1, "10.9.1.0/24")
 	a.EndOfRIB(f.Carried)
+
+	// Who is configured by its address is no caller any more, also when it can't be had
+	// as it is configured.
+	peers := f.Config.Peers
+	f.Config.Peers = append(slices.Clone(peers), bgp.Peer{Name: "bad", Kind: bgp.PeerExternal, Address: address})
+	var pe *bgp.PeerError
+	if err := f.Speaker.Set(t.Context(), f.Config); !errors.As(err, &pe) || pe.Peer != "bad" {
+		t.Fatalf("a peer without AS number gave %v", err)
+	}
+	f.waitEnded(a, true)
+	f.sink.WaitRoutes(t, f.via("10.9.2.0/24", steady), f.via("10.9.3.0/24", b))
+	f.Config.Peers = peers
+	f.set()
+	a.Connect()
+	f.waitOwn(a, own)
 
 	// A range that is no more ends its sessions, and no others.
 	callers(2)

@@ -101,9 +101,9 @@ func (s *Speaker) Set(_ context.Context, c bgp.Config) error {
 	for _, p := range c.Peers {
 		want[p.Address] = p
 	}
-	for _, p := range wanted { // a known peer that became unusable stays as it was
-		if _, ok := want[p.Address]; !ok {
-			if former, known := s.peers[p.Address]; known {
+	for _, p := range wanted { // a known peer that became unusable stays as it was, but not with a former password
+		if _, ok := want[p.Address]; !ok && !s.called[p.Address] {
+			if former, known := s.peers[p.Address]; known && former.Password == p.Password {
 				want[p.Address] = former
 			}
 		}

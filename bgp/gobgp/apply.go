@@ -188,13 +188,14 @@ func (s *Speaker) addPeer(ctx context.Context, c bgp.Config, p bgp.Peer) error {
 		return fmt.Errorf("add the session: %w", err)
 	}
 	s.applied.peers[p.Address], s.applied.families[p.Address] = p, c.Families(p.Address)
+	s.limits.awake(p.Address)
 	return nil
 }
 
 func (s *Speaker) removePeer(ctx context.Context, p bgp.Peer) error {
 	delete(s.applied.stale, p.Address)
 	s.server.dismiss(ctx, p.Address.String())
-	if p.Password != "" {
+	if p.Password != "" && !s.sharesKey(p) {
 		// GoBGP forgets to take the key from its listening socket when a peer is
 		// deleted, but not when it is updated.
 		bare := p
@@ -212,6 +213,17 @@ func (s *Speaker) removePeer(ctx context.Context, p bgp.Peer) error {
 	delete(s.applied.families, p.Address)
 	s.book.reset(p.Address, time.Now())
 	return nil
+}
+
+// sharesKey tells whether a peer on another link has the address of p, and so the key
+// of the listening socket, which knows no links.
+func (s *Speaker) sharesKey(p bgp.Peer) bool {
+	for addr, other := range s.applied.peers {
+		if addr != p.Address && addr.WithZone("") == p.Address.WithZone("") && other.Password != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // evaluateAnew has the policy look again at the routes of marked peers: first at

@@ -35,7 +35,7 @@ type callers struct {
 
 	// The lock of the speaker is for what follows.
 	known map[netip.Addr]*caller
-	full  map[string]bool // ranges that were said to be full
+	full  map[netip.Prefix]bool // ranges that were said to be full
 }
 
 // caller is a peer that called.
@@ -50,7 +50,7 @@ func newCallers(s *Speaker, restarting bool) *callers {
 	c := &callers{
 		speaker: s, restarting: restarting, began: time.Now(),
 		heard: make(chan netip.Addr, callersHeard), done: make(chan struct{}),
-		known: make(map[netip.Addr]*caller), full: make(map[string]bool),
+		known: make(map[netip.Addr]*caller), full: make(map[netip.Prefix]bool),
 	}
 	c.ended.Go(c.run)
 	return c
@@ -93,9 +93,10 @@ func (c *callers) admit(a netip.Addr) {
 		return
 	}
 	if !s.config.MayCall(a, c.addresses()) {
-		if name := p.Name; !c.full[name] {
-			c.full[name] = true
-			s.log.Warn("a BGP peer is not let in: as many as may call from its range do already", "peer", name)
+		// Said once for the range: one host may call from ever new addresses.
+		if r, _ := s.config.CallersFrom(a); !c.full[r.Prefix] {
+			c.full[r.Prefix] = true
+			s.log.Warn("a BGP peer is not let in: as many as may call from its range do already", "peer", p.Name)
 		}
 		return
 	}
@@ -133,8 +134,10 @@ func (c *callers) returns(p bgp.Peer) bool {
 	return true
 }
 
-// forgetGone forgets the callers that have been away for longer than their routes
-// are kept. The speaker's lock is held.
+// forgetGone forgets the callers that have been away for long. One whose routes are
+// kept is waited for until they are not: for how long that is, the caller has said
+// itself, whatever it was told (RFC 4724, section 4.2; RFC 9494). The speaker's lock
+// is held.
 func (c *callers) forgetGone(now time.Time) {
 	gone := false
 	for a, k := range c.known {
@@ -142,7 +145,7 @@ func (c *callers) forgetGone(now time.Time) {
 		switch {
 		case c.speaker.book.page(a).established.Load():
 			k.seen = now
-		case now.Sub(k.seen) > max(callerRest, p.GracefulRestart)+p.LongLived:
+		case now.Sub(k.seen) > callerRest && !c.speaker.keeps(a):
 			delete(c.known, a)
 			c.speaker.log.Info("a BGP peer that called from a range has been away for long and is forgotten", "peer", p.Name)
 			gone = true

@@ -87,14 +87,8 @@ func newLinks(t *testing.T, bird string) *links {
 		l.spaces[name] = ns
 		link := fmt.Sprint("gw", i+1)
 		l.node.Run("ip", "link", "add", link, "type", "veth", "peer", "name", "up0", "netns", ns.Name)
-		for _, end := range []struct {
-			ns         *netnstest.NS
-			link, addr string
-		}{{l.node, link, "fe80::a/64"}, {ns, "up0", "fe80::1/64"}} {
-			end.ns.Run("ip", "link", "set", end.link, "addrgenmode", "none")
-			end.ns.Run("ip", "addr", "add", end.addr, "dev", end.link, "nodad")
-			end.ns.Run("ip", "link", "set", end.link, "up")
-		}
+		setLinkLocal(l.node, link, "fe80::a/64")
+		setLinkLocal(ns, "up0", "fe80::1/64")
 		start, conf := router.StartBIRD, bird
 		if name == "tor2" {
 			start, conf = router.StartFRR, frrUnnumbered()

@@ -40,7 +40,7 @@ type limiter struct {
 	speaker   *Speaker
 	hangAfter time.Duration
 
-	mu      sync.Mutex
+	mu      sync.Mutex // taken after the speaker's
 	started bool
 	limits  map[netip.Addr]int
 	resting map[netip.Addr]time.Time // when to let it in again
@@ -80,6 +80,14 @@ func (l *limiter) watch(peers map[netip.Addr]bgp.Peer) {
 		l.started = true
 		l.ended.Go(l.run)
 	}
+}
+
+// awake forgets that a peer rests: one that was added anew comes up at once, and
+// its limit holds from then on. The speaker's lock is held.
+func (l *limiter) awake(addr netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.resting, addr)
 }
 
 func (l *limiter) stop() {

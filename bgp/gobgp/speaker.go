@@ -144,7 +144,9 @@ func (s *Speaker) carryOut(ctx context.Context) error {
 }
 
 // withFormer adds to the usable peers those that are wanted and known, but
-// unusable as they are wanted now.
+// unusable as they are wanted now. One whose password is to be another is not kept:
+// it would go on with one that is not to be used any more, or with none. Nor is one
+// that called: it was never configured, and would be as if it were.
 func (s *Speaker) withFormer(usable, wanted []bgp.Peer) []bgp.Peer {
 	if len(usable) == len(wanted) {
 		return usable
@@ -154,7 +156,8 @@ func (s *Speaker) withFormer(usable, wanted []bgp.Peer) []bgp.Peer {
 		have[p.Address] = true
 	}
 	for _, p := range wanted {
-		if former, known := s.applied.peers[p.Address]; known && !have[p.Address] {
+		former, known := s.applied.peers[p.Address]
+		if known && !have[p.Address] && former.Password == p.Password && s.callers.known[p.Address] == nil {
 			have[p.Address] = true
 			usable = append(usable, former)
 		}

@@ -15,6 +15,9 @@ import (
 type purpose struct {
 	export   bool // of what is announced; else of what is taken
 	internal bool // the router is of the nodes' own AS
+	// rewrites is the option of the peer by which AS paths are changed before its
+	// export filters see them; empty: none.
+	rewrites string
 }
 
 // filters knows the BGPFilters by name and what their rules are in a plan.
@@ -132,6 +135,9 @@ func checkRule(r *v1alpha1.BGPFilterRule, use purpose) error {
 	}
 	if err := checkASPath(r.ASPathRegex); err != nil {
 		return fmt.Errorf("asPathRegex: %w", err)
+	}
+	if use.rewrites != "" && r.ASPathRegex != "" {
+		return fmt.Errorf("asPathRegex: the peer's %s changes AS paths before its export filters see them: leave one of the two out, or have import filters add a community to such routes and match that", use.rewrites)
 	}
 	switch {
 	case r.Set == nil:

@@ -60,9 +60,21 @@ type peering struct {
 func (p *Plan) newPeering(obj *v1alpha1.BGPPeer, at place, f *filters) *peering {
 	pe := &peering{obj: obj, at: at, internal: obj.Spec.PeerASN == p.asn}
 	pe.imports, pe.importFault = f.join(obj.Spec.ImportFilters, purpose{internal: pe.internal})
-	pe.exports, pe.exportFault = f.join(obj.Spec.ExportFilters, purpose{export: true, internal: pe.internal})
+	pe.exports, pe.exportFault = f.join(obj.Spec.ExportFilters, purpose{export: true, internal: pe.internal, rewrites: rewrites(obj.Spec.ASOverride, obj.Spec.RemovePrivateASN)})
 	pe.selector, pe.selectorErr = parseSelector(obj.Spec.NodeSelector)
 	return pe
+}
+
+// rewrites names the option by which AS paths are changed before export filters see
+// them; empty: none.
+func rewrites(override bool, private v1alpha1.PrivateASN) string {
+	switch {
+	case override:
+		return "asOverride"
+	case private == v1alpha1.PrivateASNRemove, private == v1alpha1.PrivateASNReplace:
+		return "removePrivateASN"
+	}
+	return ""
 }
 
 // planPeer adds the sessions of one peer. nodeOf knows which node has an address.
@@ -162,10 +174,8 @@ func (p *Plan) checkOptions(pe *peering, matched []*node, nodeOf map[netip.Addr]
 		external = "localASN"
 	case spec.EBGPMultihop != nil:
 		external = "ebgpMultihop"
-	case spec.ASOverride:
-		external = "asOverride"
-	case spec.RemovePrivateASN == v1alpha1.PrivateASNRemove, spec.RemovePrivateASN == v1alpha1.PrivateASNReplace:
-		external = "removePrivateASN"
+	default:
+		external = rewrites(spec.ASOverride, spec.RemovePrivateASN)
 	}
 	if external != "" && pe.internal {
 		return fmt.Errorf("%s: it is for routers of another AS, and peerASN %d is that of the nodes: leave it out", external, p.asn)
@@ -192,7 +202,8 @@ func (p *Plan) checkOptions(pe *peering, matched []*node, nodeOf map[netip.Addr]
 
 // session returns the session that a node is to have with the peer; false: none.
 // While an export filter can't be used, a session keeps the export rules that it
-// had, and a new one announces only what the filters before that one accept.
+// had, and AS paths as these look at them; a new one announces only what the filters
+// before that one accept.
 func (pe *peering) session(n *node) (v1alpha1.PlannedSession, bool) {
 	before := sessionBefore(n, pe.obj.Name)
 	if pe.invalid != nil {
@@ -206,6 +217,9 @@ func (pe *peering) session(n *node) (v1alpha1.PlannedSession, bool) {
 	case pe.exportFault == nil:
 	case before != nil:
 		s.ExportRules = before.ExportRules
+		if slices.ContainsFunc(s.ExportRules, func(r v1alpha1.BGPFilterRule) bool { return r.ASPathRegex != "" }) {
+			s.ASOverride, s.RemovePrivateASN = before.ASOverride, before.RemovePrivateASN
+		}
 	default:
 		s.ExportRules = append(slices.Clone(pe.exports), v1alpha1.BGPFilterRule{Action: v1alpha1.FilterReject})
 	}
