@@ -18,7 +18,9 @@
 //   - Peers are on a device before it comes up, so that whoever sees it come up
 //     can route over it.
 //   - A peer's MAC address follows from its address (MAC), so that nothing has to
-//     be learned, and a node that starts anew needs no change on the others.
+//     be learned, and a node that starts anew needs no change on the others. It also
+//     tells which entries are ours, of an earlier life: until all peers are known
+//     (Config.Partial) none of these is removed.
 package tunnel
 
 import (
@@ -110,6 +112,11 @@ type Config struct {
 	// families. A VXLAN device knows those of its family, so that a route via the
 	// Gateway of one of them, onlink over the device, needs no more.
 	Peers []netip.Addr
+	// Partial says that Peers may not be all that there are, as after a restart: the
+	// nodes that a VXLAN device knows already, and those that Set and AddPeers were told
+	// of before, count as peers, too. Entries that can't be ours are removed all the
+	// same.
+	Partial bool
 }
 
 // Status is what became of a wanted device.
