@@ -95,7 +95,7 @@ func TestEncapsulationChangesUnderRoutes(t *testing.T) {
 	l.setEncapsulation(e)
 	l.setEncapsulation(makeEncapsulation(&d, nil)) // the same again
 	l.Learned([]bgp.Route{route("172.23.2.0/26", true, "10.211.55.117"), route("172.23.3.0/26", true, "10.211.55.116")}, nil)
-	l.withNodes(func([]netip.Addr) []netip.Addr { return nil }) // tunnels forget all
+	l.withNodes(func([]netip.Addr, bool) []netip.Addr { return nil }) // tunnels forget all
 	l.Learned([]bgp.Route{route("172.23.2.0/26", true, "10.211.55.116")}, nil)
 	l.setEncapsulation(&encapsulation{})
 	want := []string{

@@ -66,11 +66,12 @@ func named(devices []tunnel.Device, name string) bool {
 	return slices.ContainsFunc(devices, func(dev tunnel.Device) bool { return dev.Name() == name })
 }
 
-// setTunnels makes the devices be there, with all other nodes known to them.
+// setTunnels makes the devices be there, with all other nodes known to them. Until
+// all is learned none is forgotten: the routes that lead to it stay for as long.
 func (w *worker) setTunnels(ctx context.Context, d *desired, devices []tunnel.Device) {
-	w.learned.withNodes(func(nodes []netip.Addr) []netip.Addr {
+	w.learned.withNodes(func(nodes []netip.Addr, all bool) []netip.Addr {
 		peers := w.nodeAddresses(d, nodes)
-		status, err := w.tunnels.Set(ctx, tunnel.Config{Devices: devices, Peers: peers})
+		status, err := w.tunnels.Set(ctx, tunnel.Config{Devices: devices, Peers: peers, Partial: !all})
 		w.state.mu.Lock()
 		w.state.tunnels, w.state.tunnelErr = status, err
 		w.state.mu.Unlock()
