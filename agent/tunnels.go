@@ -131,10 +131,12 @@ const addressWait = 2 * time.Second
 // the tunnel: under it the node itself speaks with pods behind the tunnel. While
 // no pool uses it (yet) it is of any pool of its family, since the kernel drops
 // what comes in by a device without an address where it checks sources at all
-// (rp_filter, loose or strict), and other nodes may use the tunnel first.
+// (rp_filter, loose or strict), and other nodes may use the tunnel first. For the same
+// reason it keeps the one that it has while no other can be had.
 func (w *worker) tunnelAddress(ctx context.Context, d *desired, blocks []ipam.BlockUsage, dev *tunnel.Device) error {
 	pools := d.tunnelPools(blocks, dev)
 	if len(pools) == 0 {
+		dev.Addresses = w.heldAddress(blocks, dev)
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, addressWait)
@@ -143,10 +145,22 @@ func (w *worker) tunnelAddress(ctx context.Context, d *desired, blocks []ipam.Bl
 		Owner: ipam.NodeOwner(dev.Name()), Pod: "tunnel " + dev.Name(), Pools: pools,
 	})
 	if err != nil {
+		dev.Addresses = w.heldAddress(blocks, dev)
 		return fmt.Errorf("tunnel %s: get it an address: %w", dev.Name(), err)
 	}
 	for _, r := range records {
 		dev.Addresses = append(dev.Addresses, r.Address)
+	}
+	return nil
+}
+
+// heldAddress is the address that a device has already, out of a block that is
+// the node's; one of a block that was lost may be that of another node's pod.
+func (w *worker) heldAddress(blocks []ipam.BlockUsage, dev *tunnel.Device) []netip.Addr {
+	for _, r := range w.addresses.Records() {
+		if r.Owner == ipam.NodeOwner(dev.Name()) && holds(blocks, r.Address) {
+			return []netip.Addr{r.Address} // a device has one; two are on record while one replaces the other
+		}
 	}
 	return nil
 }
