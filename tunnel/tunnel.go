@@ -81,7 +81,8 @@ type Device struct {
 	// Local is the node's address in the underlying network, the source of the
 	// outer packets. A VXLAN device over IPv6 is another one than that over IPv4.
 	Local netip.Addr
-	// MTU is the device's own: the underlying network's less the overhead.
+	// MTU is the device's own: the underlying network's less the overhead. 0: that is
+	// not known, for want of an interface with Local.
 	MTU int
 	// Addresses are exactly those that the device has, at most one of a family,
 	// without a subnet.

@@ -153,6 +153,11 @@ func testTunnels(t *testing.T, b *Bench) {
 		}
 		know(t, b.Peers, strings.Fields(step.knows)...)
 	}
+	unknown := dev
+	unknown.MTU = 0
+	if status, err := set(unknown); !errors.Is(err, tunnel.ErrNoAddress) || len(status) != 1 || status[0].Up {
+		t.Errorf("status %+v, %v; want an error that says that no link has the address which the MTU hangs on", status, err)
+	}
 	dev.Local = other
 	if status, err := set(dev); !errors.Is(err, tunnel.ErrNoAddress) || len(status) != 1 || status[0].Up {
 		t.Errorf("status %+v, %v; want an error that says that no link has %v", status, err, other)

@@ -186,7 +186,7 @@ func (t *tunnels) Set(_ context.Context, c tunnel.Config) ([]tunnel.Status, erro
 		switch {
 		case t.closed:
 			all[i].Err = tunnel.ErrClosed
-		case !has(t.addresses, d.Local):
+		case !has(t.addresses, d.Local), d.MTU == 0:
 			all[i].Err = fmt.Errorf("%s: %w", d.Name(), tunnel.ErrNoAddress)
 		default:
 			all[i].Up = true
