@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,12 +14,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/ttrpc"
 	"k8s.io/client-go/rest"
 
 	"github.com/godwit-net/godwit/agent"
 	"github.com/godwit-net/godwit/agent/agenttest"
+	cniapi "github.com/godwit-net/godwit/api/cni"
 	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
+	"github.com/godwit-net/godwit/cni"
+	"github.com/godwit-net/godwit/cni/wire"
 	"github.com/godwit-net/godwit/nat"
 	"github.com/godwit-net/godwit/tunnel"
 )
@@ -146,4 +151,51 @@ func TestRestartKeepsNodesUntilAllAreLearned(t *testing.T) {
 	r.speaker.sink.Learned([]bgp.Route{{Prefix: netip.MustParsePrefix("172.25.1.0/26"), NextHops: []netip.Addr{node}, FromNode: true}}, nil)
 	r.speaker.sink.InSync()
 	within(t, "all is learned", func() error { return knows(reflector, node) })
+}
+
+// pod is the wiring of a pod, which is noted and no more.
+type pod struct {
+	cni.Wirer
+	mtu chan int // of those that are attached
+}
+
+func (pod) OpenNamespace(string) (*wire.Namespace, error) { return &wire.Namespace{}, nil }
+
+func (p pod) Attach(_ context.Context, _ *wire.Namespace, s wire.Spec) (wire.Link, error) {
+	p.mtu <- s.MTU
+	return wire.Link{Identity: s.Identity, HostEnd: agenttest.Link, MTU: s.MTU}, nil
+}
+
+// TestPodBeforeTheFirstPass attaches a pod while the agent's first pass waits for a
+// password: the pod has the MTU that its pool leaves it.
+func TestPodBeforeTheFirstPass(t *testing.T) {
+	t.Parallel()
+	plan := vxlanPlan()
+	plan.Sessions[0].PasswordSecretRef = &v1alpha1.SecretKeyRef{Name: "reflector", Key: "password"}
+	r := newRestarted(t, plan)
+	p := pod{r.kernel.Wirer, make(chan int, 1)}
+	r.kernel.Wirer = p
+	r.start(t)
+	conn, err := net.Dial("unix", filepath.Join(r.o.RunDir, "cni.sock"))
+	within(t, "the agent's socket", func() error {
+		if err != nil {
+			conn, err = net.Dial("unix", filepath.Join(r.o.RunDir, "cni.sock"))
+		}
+		return err
+	})
+	client := ttrpc.NewClient(conn)
+	defer func() { _ = client.Close() }()
+	within(t, "ADD", func() error {
+		resp, err := cniapi.NewCNIClient(client).Add(t.Context(), &cniapi.Request{
+			ContainerId: "c", Netns: "/run/netns/c", IfName: "eth0", Config: []byte(`{"cniVersion":"1.1.0","name":"godwit","type":"godwit-cni"}`),
+		})
+		if e := resp.GetError(); err == nil && e != nil {
+			err = fmt.Errorf("%s: %s", e.GetMsg(), e.GetDetails())
+		}
+		return err
+	})
+	const want = agenttest.MTU - tunnel.VXLANOverhead
+	if got := <-p.mtu; got != want {
+		t.Errorf("the pod has MTU %d, want %d", got, want)
+	}
 }

@@ -105,7 +105,10 @@ func (w *worker) tunnelDevices(d *desired) []tunnel.Device {
 			if kind.Interface(!v4) == "" || !slices.ContainsFunc(d.ranges, func(p netip.Prefix) bool { return p.Addr().Is4() == v4 }) {
 				continue
 			}
-			dev := tunnel.Device{Kind: tunnel.IPIP, Local: local, MTU: w.underlayMTU(d, v4) - overhead(kind, v4)}
+			dev := tunnel.Device{Kind: tunnel.IPIP, Local: local}
+			if mtu := w.underlayMTU(d, v4); mtu > 0 { // else there is no address to make it on
+				dev.MTU = mtu - overhead(kind, v4)
+			}
 			if kind == v1alpha1.TunnelVXLAN {
 				dev.Kind, dev.Port, dev.VNI = tunnel.VXLAN, d.port, d.vni
 			}
@@ -115,7 +118,7 @@ func (w *worker) tunnelDevices(d *desired) []tunnel.Device {
 	return devices
 }
 
-// underlayMTU is the MTU of the network between the nodes.
+// underlayMTU is the MTU of the network between the nodes. 0: not known.
 func (a *Agent) underlayMTU(d *desired, v4 bool) int {
 	if d.mtu > 0 {
 		return d.mtu
@@ -208,14 +211,17 @@ func (d *desired) uses(pool, device string) bool {
 }
 
 // podMTU is the MTU of the interface of a pod with some addresses, so that its
-// packets fit whatever their pools put around them. 0: not known.
-func (a *Agent) podMTU(addresses []netip.Addr) int {
+// packets fit whatever their pools put around them.
+func (a *Agent) podMTU(addresses []netip.Addr) (int, error) {
 	a.state.mu.Lock()
 	d := a.state.desired
 	a.state.mu.Unlock()
 	least := 0
 	for _, addr := range addresses {
 		mtu := a.underlayMTU(&d, addr.Is4())
+		if mtu == 0 {
+			return 0, fmt.Errorf("the MTU of the node's network is not known: none of its addresses %v is on an interface; give it one, or set spec.mtu of the NetworkConfig", d.addresses)
+		}
 		for _, p := range d.encapsulated {
 			if p.cidr.Contains(addr) {
 				mtu -= overhead(p.kind, addr.Is4())
@@ -225,11 +231,11 @@ func (a *Agent) podMTU(addresses []netip.Addr) int {
 			least = mtu
 		}
 	}
-	return least
+	return least, nil
 }
 
 // poolMTU is the MTU that a new pod gets which may have an address of any pool
-// of the node's.
+// of the node's. 0: not known.
 func (a *Agent) poolMTU(d *desired) int {
 	var any []netip.Addr
 	for _, p := range d.pools {
@@ -237,7 +243,8 @@ func (a *Agent) poolMTU(d *desired) int {
 			any = append(any, p.CIDR.Addr())
 		}
 	}
-	return a.podMTU(any)
+	mtu, _ := a.podMTU(any) // the status tells of the addresses that are missing
+	return mtu
 }
 
 // tunnelReason is the reason of a condition for what is wrong with a tunnel.

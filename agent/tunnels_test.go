@@ -17,9 +17,9 @@ import (
 )
 
 func TestTunnelDevices(t *testing.T) {
-	a := &Agent{underlay: newUnderlay(host{}, slog.New(slog.DiscardHandler))}
-	a.underlay.found = []v1alpha1.NodeAddress{{Address: "10.211.55.101/24", Interface: "eth0", MTU: 1500}, {Address: "fd00:55::101/64", Interface: "eth0", MTU: 1500}}
-	w := &worker{Agent: a}
+	node := &fakeHost{found: []v1alpha1.NodeAddress{{Address: "10.211.55.101/24", Interface: "eth0", MTU: 1500}, {Address: "fd00:55::101/64", Interface: "eth0", MTU: 1500}}}
+	unknown := &worker{Agent: &Agent{underlay: newUnderlay(&fakeHost{}, slog.New(slog.DiscardHandler))}}
+	w := &worker{Agent: &Agent{underlay: newUnderlay(node, slog.New(slog.DiscardHandler))}}
 	for _, tt := range []struct {
 		plan string
 		want []string
@@ -41,6 +41,14 @@ func TestTunnelDevices(t *testing.T) {
 		},
 	} {
 		d := translated(t, tt.plan)
+		if _, err := w.underlay.look(d.addresses); err != nil {
+			t.Fatal(err)
+		}
+		for _, dev := range unknown.tunnelDevices(&d) {
+			if dev.MTU != 0 && d.mtu == 0 {
+				t.Errorf("%s has the MTU %d, though the network's is not known", dev.Name(), dev.MTU)
+			}
+		}
 		var got []string
 		for _, dev := range w.tunnelDevices(&d) {
 			s := fmt.Sprintf("%s from %s mtu %d", dev.Name(), dev.Local, dev.MTU)
