@@ -3,6 +3,7 @@ package agent
 import (
 	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -95,7 +96,7 @@ func TestEncapsulationChangesUnderRoutes(t *testing.T) {
 	l.setEncapsulation(e)
 	l.setEncapsulation(makeEncapsulation(&d, nil)) // the same again
 	l.Learned([]bgp.Route{route("172.23.2.0/26", true, "10.211.55.117"), route("172.23.3.0/26", true, "10.211.55.116")}, nil)
-	l.withNodes(func([]netip.Addr) []netip.Addr { return nil }) // tunnels forget all
+	l.withNodes(func([]netip.Addr, bool) []netip.Addr { return nil }) // tunnels forget all
 	l.Learned([]bgp.Route{route("172.23.2.0/26", true, "10.211.55.116")}, nil)
 	l.setEncapsulation(&encapsulation{})
 	want := []string{
@@ -156,12 +157,24 @@ nodes:
 }
 
 func TestPodMTU(t *testing.T) {
-	a := &Agent{underlay: newUnderlay(host{}, slog.New(slog.DiscardHandler))}
-	a.underlay.found = []v1alpha1.NodeAddress{
-		{Address: "10.211.55.101/24", Interface: "eth0", MTU: 1500},
-		{Address: "fd00:55::101/64", Interface: "eth1", MTU: 9000},
-	}
+	node := &fakeHost{}
+	a := &Agent{underlay: newUnderlay(node, slog.New(slog.DiscardHandler))}
 	a.state.desired = translated(t, encapsulatedPlan)
+	if _, err := a.underlay.look(a.state.desired.addresses); err != nil {
+		t.Fatal(err)
+	}
+	vxlan := []netip.Addr{netip.MustParseAddr("172.23.0.1")}
+	if mtu, err := a.podMTU(vxlan); err == nil || !strings.Contains(err.Error(), "give it one, or set spec.mtu") || a.poolMTU(&a.state.desired) != 0 {
+		t.Errorf("MTU of a pod on a node whose address is nowhere: %d, %v; want an error", mtu, err)
+	}
+	// No pass has looked since, but the address is there.
+	node.set(
+		v1alpha1.NodeAddress{Address: "10.211.55.101/24", Interface: "eth0", MTU: 1500},
+		v1alpha1.NodeAddress{Address: "fd00:55::101/64", Interface: "eth1", MTU: 9000},
+	)
+	if mtu, err := a.podMTU(vxlan); err != nil || mtu != 1450 {
+		t.Errorf("MTU of a pod when the address is there: %d, %v, want 1450", mtu, err)
+	}
 	for _, tt := range []struct {
 		addresses []string
 		override  int
@@ -182,8 +195,8 @@ func TestPodMTU(t *testing.T) {
 		for _, s := range tt.addresses {
 			addresses = append(addresses, netip.MustParseAddr(s))
 		}
-		if got := a.podMTU(addresses); got != tt.want {
-			t.Errorf("MTU of a pod with %v where the network has %d: %d, want %d", tt.addresses, tt.override, got, tt.want)
+		if got, err := a.podMTU(addresses); err != nil || got != tt.want {
+			t.Errorf("MTU of a pod with %v where the network has %d: %d, %v, want %d", tt.addresses, tt.override, got, err, tt.want)
 		}
 	}
 }

@@ -145,13 +145,13 @@ func (l *learned) encapsulation() *encapsulation {
 	return l.encap
 }
 
-// withNodes calls f with the nodes that have blocks, while no other comes: f may
-// make them the whole of what tunnels know.
-func (l *learned) withNodes(f func(nodes []netip.Addr) []netip.Addr) {
+// withNodes calls f with the nodes that have blocks, while no other comes: if they
+// are all that there are to learn, f may make them the whole of what tunnels know.
+func (l *learned) withNodes(f func(nodes []netip.Addr, all bool) []netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.takePending()
-	peers := f(l.sortedNodes())
+	peers := f(l.sortedNodes(), l.inSync)
 	clear(l.peers)
 	for _, a := range peers {
 		l.peers[a] = true
@@ -183,11 +183,13 @@ func (l *learned) InSync() {
 	l.table.Synced(routes.ClassLearned)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.takePending() // the nodes are complete, too
 	l.inSync = true
 	signal(l.changed)
 }
 
-// complete tells whether what is known is all there is to learn.
+// complete tells whether what is known is all there is to learn. Nodes that are
+// asked for after it are complete, too.
 func (l *learned) complete() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

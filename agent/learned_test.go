@@ -118,6 +118,29 @@ func TestNodesAreKnownByTheirBlocks(t *testing.T) {
 	}
 }
 
+// When all is learned the nodes are complete, too, though it was not quiet yet: what
+// they are not among is forgotten from then on.
+func TestNodesAreCompleteWhenInSync(t *testing.T) {
+	l := newLearned(&noteTable{}, &noteTable{}, slog.New(slog.DiscardHandler))
+	l.withNodes(func(_ []netip.Addr, all bool) []netip.Addr {
+		if all {
+			t.Error("the nodes are said to be all before anything is learned")
+		}
+		return nil
+	})
+	l.Learned([]bgp.Route{route("172.25.1.0/26", true, "10.0.0.1")}, nil)
+	l.InSync()
+	if got := fmt.Sprint(l.nodeAddresses()); !l.complete() || got != "[10.0.0.1]" {
+		t.Errorf("complete %v, nodes %s, want [10.0.0.1]", l.complete(), got)
+	}
+	l.withNodes(func(nodes []netip.Addr, all bool) []netip.Addr {
+		if !all || len(nodes) != 1 {
+			t.Errorf("nodes %v, all of them: %v", nodes, all)
+		}
+		return nodes
+	})
+}
+
 // TestNodesAreToldWhenItIsQuiet has a table come in over three seconds: the
 // routes go on at once, the set of nodes is told of twice.
 func TestNodesAreToldWhenItIsQuiet(t *testing.T) {

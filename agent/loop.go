@@ -317,7 +317,8 @@ func (w *worker) routeBlocks(d *desired, blocks []ipam.BlockUsage) {
 // would come in another way than the pod's packets went out, which strict
 // reverse-path filters drop, as may the network between the nodes.
 func (w *worker) natRules(d *desired) nat.Rules {
-	r := nat.Rules{Masquerade: d.natted, Exempt: slices.Clone(d.ranges)}
+	// Asked for before the nodes are, which may become complete meanwhile.
+	r := nat.Rules{Partial: !w.learned.complete(), Masquerade: d.natted, Exempt: slices.Clone(d.ranges)}
 	for _, a := range w.nodeAddresses(d, w.learned.nodeAddresses()) {
 		r.Nodes = append(r.Nodes, hostPrefix(a))
 	}

@@ -59,7 +59,8 @@ func foreign(cidr netip.Prefix, networks []v1alpha1.NodeAddress, server netip.Ad
 	return ""
 }
 
-// refuse does that with a plan of this node.
+// refuse does that with a plan of this node. By its look the underlay's MTU is known
+// before any pod is attached by the plan.
 func (w *worker) refuse(spec *v1alpha1.NodeNetworkSpec) (v1alpha1.NodeNetworkSpec, []error) {
 	var own []netip.Addr
 	for _, s := range spec.Addresses {
@@ -72,7 +73,7 @@ func (w *worker) refuse(spec *v1alpha1.NodeNetworkSpec) (v1alpha1.NodeNetworkSpe
 		err      error
 	)
 	if len(own) > 0 {
-		networks, err = w.host.Addresses(own)
+		networks, err = w.underlay.look(own)
 	}
 	out, refused := withoutForeign(spec, networks, w.o.APIServer, w.inUse)
 	if err != nil {

@@ -66,11 +66,12 @@ func named(devices []tunnel.Device, name string) bool {
 	return slices.ContainsFunc(devices, func(dev tunnel.Device) bool { return dev.Name() == name })
 }
 
-// setTunnels makes the devices be there, with all other nodes known to them.
+// setTunnels makes the devices be there, with all other nodes known to them. Until
+// all is learned none is forgotten: the routes that lead to it stay for as long.
 func (w *worker) setTunnels(ctx context.Context, d *desired, devices []tunnel.Device) {
-	w.learned.withNodes(func(nodes []netip.Addr) []netip.Addr {
+	w.learned.withNodes(func(nodes []netip.Addr, all bool) []netip.Addr {
 		peers := w.nodeAddresses(d, nodes)
-		status, err := w.tunnels.Set(ctx, tunnel.Config{Devices: devices, Peers: peers})
+		status, err := w.tunnels.Set(ctx, tunnel.Config{Devices: devices, Peers: peers, Partial: !all})
 		w.state.mu.Lock()
 		w.state.tunnels, w.state.tunnelErr = status, err
 		w.state.mu.Unlock()
@@ -104,7 +105,10 @@ func (w *worker) tunnelDevices(d *desired) []tunnel.Device {
 			if kind.Interface(!v4) == "" || !slices.ContainsFunc(d.ranges, func(p netip.Prefix) bool { return p.Addr().Is4() == v4 }) {
 				continue
 			}
-			dev := tunnel.Device{Kind: tunnel.IPIP, Local: local, MTU: w.underlayMTU(d, v4) - overhead(kind, v4)}
+			dev := tunnel.Device{Kind: tunnel.IPIP, Local: local}
+			if mtu := w.underlayMTU(d, v4); mtu > 0 { // else there is no address to make it on
+				dev.MTU = mtu - overhead(kind, v4)
+			}
 			if kind == v1alpha1.TunnelVXLAN {
 				dev.Kind, dev.Port, dev.VNI = tunnel.VXLAN, d.port, d.vni
 			}
@@ -114,7 +118,7 @@ func (w *worker) tunnelDevices(d *desired) []tunnel.Device {
 	return devices
 }
 
-// underlayMTU is the MTU of the network between the nodes.
+// underlayMTU is the MTU of the network between the nodes. 0: not known.
 func (a *Agent) underlayMTU(d *desired, v4 bool) int {
 	if d.mtu > 0 {
 		return d.mtu
@@ -130,10 +134,12 @@ const addressWait = 2 * time.Second
 // the tunnel: under it the node itself speaks with pods behind the tunnel. While
 // no pool uses it (yet) it is of any pool of its family, since the kernel drops
 // what comes in by a device without an address where it checks sources at all
-// (rp_filter, loose or strict), and other nodes may use the tunnel first.
+// (rp_filter, loose or strict), and other nodes may use the tunnel first. For the same
+// reason it keeps the one that it has while no other can be had.
 func (w *worker) tunnelAddress(ctx context.Context, d *desired, blocks []ipam.BlockUsage, dev *tunnel.Device) error {
 	pools := d.tunnelPools(blocks, dev)
 	if len(pools) == 0 {
+		dev.Addresses = w.heldAddress(blocks, dev)
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, addressWait)
@@ -142,10 +148,22 @@ func (w *worker) tunnelAddress(ctx context.Context, d *desired, blocks []ipam.Bl
 		Owner: ipam.NodeOwner(dev.Name()), Pod: "tunnel " + dev.Name(), Pools: pools,
 	})
 	if err != nil {
+		dev.Addresses = w.heldAddress(blocks, dev)
 		return fmt.Errorf("tunnel %s: get it an address: %w", dev.Name(), err)
 	}
 	for _, r := range records {
 		dev.Addresses = append(dev.Addresses, r.Address)
+	}
+	return nil
+}
+
+// heldAddress is the address that a device has already, out of a block that is
+// the node's; one of a block that was lost may be that of another node's pod.
+func (w *worker) heldAddress(blocks []ipam.BlockUsage, dev *tunnel.Device) []netip.Addr {
+	for _, r := range w.addresses.Records() {
+		if r.Owner == ipam.NodeOwner(dev.Name()) && holds(blocks, r.Address) {
+			return []netip.Addr{r.Address} // a device has one; two are on record while one replaces the other
+		}
 	}
 	return nil
 }
@@ -193,14 +211,17 @@ func (d *desired) uses(pool, device string) bool {
 }
 
 // podMTU is the MTU of the interface of a pod with some addresses, so that its
-// packets fit whatever their pools put around them. 0: not known.
-func (a *Agent) podMTU(addresses []netip.Addr) int {
+// packets fit whatever their pools put around them.
+func (a *Agent) podMTU(addresses []netip.Addr) (int, error) {
 	a.state.mu.Lock()
 	d := a.state.desired
 	a.state.mu.Unlock()
 	least := 0
 	for _, addr := range addresses {
 		mtu := a.underlayMTU(&d, addr.Is4())
+		if mtu == 0 {
+			return 0, fmt.Errorf("the MTU of the node's network is not known: none of its addresses %v is on an interface; give it one, or set spec.mtu of the NetworkConfig", d.addresses)
+		}
 		for _, p := range d.encapsulated {
 			if p.cidr.Contains(addr) {
 				mtu -= overhead(p.kind, addr.Is4())
@@ -210,11 +231,11 @@ func (a *Agent) podMTU(addresses []netip.Addr) int {
 			least = mtu
 		}
 	}
-	return least
+	return least, nil
 }
 
 // poolMTU is the MTU that a new pod gets which may have an address of any pool
-// of the node's.
+// of the node's. 0: not known.
 func (a *Agent) poolMTU(d *desired) int {
 	var any []netip.Addr
 	for _, p := range d.pools {
@@ -222,7 +243,8 @@ func (a *Agent) poolMTU(d *desired) int {
 			any = append(any, p.CIDR.Addr())
 		}
 	}
-	return a.podMTU(any)
+	mtu, _ := a.podMTU(any) // the status tells of the addresses that are missing
+	return mtu
 }
 
 // tunnelReason is the reason of a condition for what is wrong with a tunnel.

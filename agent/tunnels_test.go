@@ -17,9 +17,9 @@ import (
 )
 
 func TestTunnelDevices(t *testing.T) {
-	a := &Agent{underlay: newUnderlay(host{}, slog.New(slog.DiscardHandler))}
-	a.underlay.found = []v1alpha1.NodeAddress{{Address: "10.211.55.101/24", Interface: "eth0", MTU: 1500}, {Address: "fd00:55::101/64", Interface: "eth0", MTU: 1500}}
-	w := &worker{Agent: a}
+	node := &fakeHost{found: []v1alpha1.NodeAddress{{Address: "10.211.55.101/24", Interface: "eth0", MTU: 1500}, {Address: "fd00:55::101/64", Interface: "eth0", MTU: 1500}}}
+	unknown := &worker{Agent: &Agent{underlay: newUnderlay(&fakeHost{}, slog.New(slog.DiscardHandler))}}
+	w := &worker{Agent: &Agent{underlay: newUnderlay(node, slog.New(slog.DiscardHandler))}}
 	for _, tt := range []struct {
 		plan string
 		want []string
@@ -41,6 +41,14 @@ func TestTunnelDevices(t *testing.T) {
 		},
 	} {
 		d := translated(t, tt.plan)
+		if _, err := w.underlay.look(d.addresses); err != nil {
+			t.Fatal(err)
+		}
+		for _, dev := range unknown.tunnelDevices(&d) {
+			if dev.MTU != 0 && d.mtu == 0 {
+				t.Errorf("%s has the MTU %d, though the network's is not known", dev.Name(), dev.MTU)
+			}
+		}
 		var got []string
 		for _, dev := range w.tunnelDevices(&d) {
 			s := fmt.Sprintf("%s from %s mtu %d", dev.Name(), dev.Local, dev.MTU)
@@ -153,5 +161,62 @@ func TestTunnelAddress(t *testing.T) {
 	w.dropTunnels(t.Context(), &d)
 	if left := addresses.Records(); len(left) != 0 {
 		t.Errorf("a tunnel that is not wanted keeps %v", left)
+	}
+}
+
+// TestTunnelKeepsItsAddress has no other address to be had: the one that the tunnel
+// has stays on it, for without one it takes nothing in.
+func TestTunnelKeepsItsAddress(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	addresses, err := ipam.Open(ipam.Options{Node: "n1", Store: &ipamtest.Store{}, Dir: t.TempDir(), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &worker{Agent: &Agent{addresses: addresses, log: log}}
+	const (
+		plan = `{addresses: [10.211.55.101], routerID: 10.211.55.101, tunnels: [VXLAN], network: {mtu: 1500}, pools: [`
+		old  = `{name: old, cidr: 172.20.0.0/26, blockSize: 26, encapsulation: None, allocate: true},`
+		full = `{name: full, cidr: 172.21.0.0/26, blockSize: 26, encapsulation: VXLAN, allocate: true},`
+		none = `{name: none, cidr: 172.22.0.0/26, blockSize: 26, encapsulation: VXLAN, allocate: true},`
+	)
+	give := func(d desired, blocks []ipam.BlockUsage) (string, error) {
+		dev := w.tunnelDevices(&d)[0]
+		err := w.tunnelAddress(t.Context(), &d, blocks, &dev)
+		return fmt.Sprint(dev.Addresses), err
+	}
+	first := translated(t, plan+old+`]}`)
+	addresses.SetPools(first.pools)
+	addresses.SetBlocks([]ipam.Block{
+		{CIDR: netip.MustParsePrefix("172.20.0.0/26"), Pool: "old", Node: "n1"},
+		{CIDR: netip.MustParsePrefix("172.21.0.0/26"), Pool: "full", Node: "n1"},
+	})
+	if got, err := give(first, addresses.Blocks()); err != nil || got != "[172.20.0.0]" {
+		t.Fatalf("the first address: %s, %v", got, err)
+	}
+	second := translated(t, plan+old+full+`]}`)
+	addresses.SetPools(second.pools)
+	for i := range 64 {
+		if _, err := addresses.Allocate(t.Context(), ipam.Request{Owner: ipam.Owner{ContainerID: fmt.Sprint("c", i), Interface: "eth0"}, Pools: []string{"full"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := addresses.Blocks()
+	lost := all[1:]
+	for _, tt := range []struct {
+		name   string
+		d      desired
+		blocks []ipam.BlockUsage
+		want   string
+		fails  bool
+	}{
+		{"the pool is full", second, all, "[172.20.0.0]", true},
+		{"it is full, and the block of before is lost", second, lost, "[]", true},
+		{"no pool of the plan has a block", translated(t, plan+none+`]}`), all, "[172.20.0.0]", false},
+		{"none has, and the block of before is lost", translated(t, plan+none+`]}`), lost, "[]", false},
+	} {
+		var exhausted *ipam.ExhaustedError
+		if got, err := give(tt.d, tt.blocks); got != tt.want || errors.As(err, &exhausted) != tt.fails || (err != nil) != tt.fails {
+			t.Errorf("%s: %s, %v; want %s, an error: %v", tt.name, got, err, tt.want, tt.fails)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -21,35 +22,54 @@ type underlay struct {
 	mu    sync.Mutex
 	want  []netip.Addr
 	found []v1alpha1.NodeAddress
+	mtus  map[netip.Addr]int // of each address's interface, as of when it was last found
 }
 
 func newUnderlay(host Host, log *slog.Logger) *underlay {
-	return &underlay{host: host, log: log, changed: make(chan struct{}, 1)}
+	return &underlay{host: host, log: log, changed: make(chan struct{}, 1), mtus: map[netip.Addr]int{}}
 }
 
 // look looks the addresses up.
 func (u *underlay) look(want []netip.Addr) ([]v1alpha1.NodeAddress, error) {
-	found, err := u.host.Addresses(want)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.want = want
-	if err == nil {
-		u.found = found
+	maps.DeleteFunc(u.mtus, func(a netip.Addr, _ int) bool { return !slices.Contains(want, a) })
+	return u.lookAgain()
+}
+
+// lookAgain looks the same addresses up. The lock is held.
+func (u *underlay) lookAgain() ([]v1alpha1.NodeAddress, error) {
+	found, err := u.host.Addresses(u.want)
+	if err != nil {
+		return nil, err
 	}
-	return found, err
+	u.found = found
+	for _, f := range slices.Backward(found) { // of several interfaces with an address the first counts
+		if p, err := netip.ParsePrefix(f.Address); err == nil {
+			u.mtus[p.Addr()] = int(f.MTU)
+		}
+	}
+	return found, nil
 }
 
 // mtu returns the MTU of the interface with the node's address of a family, or
-// else with any of its addresses; 0 where there is none.
+// else with any of its addresses; 0 where none was found yet. That of an address
+// which is gone for the moment stands.
 func (u *underlay) mtu(v4 bool) int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if len(u.mtus) == 0 {
+		_, _ = u.lookAgain() // it may be there by now; why not is told by whoever looks
+	}
 	mtu := 0
-	for _, a := range u.found {
-		if p, err := netip.ParsePrefix(a.Address); err == nil && p.Addr().Is4() == v4 {
-			return int(a.MTU)
+	for _, a := range u.want {
+		switch m := u.mtus[a]; {
+		case m > 0 && a.Is4() == v4:
+			return m
+		case m > 0:
+			mtu = m
 		}
-		mtu = int(a.MTU)
 	}
 	return mtu
 }

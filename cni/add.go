@@ -110,7 +110,10 @@ func (s *Server) makeWay(ctx context.Context, c *call) error {
 func (s *Server) attach(ctx context.Context, c *call, ns *wire.Namespace, a Attachment) ([]byte, error) {
 	mtu := c.MTU
 	if mtu == 0 {
-		mtu = s.o.MTU(a.Addresses)
+		var err error
+		if mtu, err = s.o.MTU(a.Addresses); err != nil {
+			return nil, wrap(CodeTryAgain, "finding the MTU of the container's interface", err)
+		}
 	}
 	l, err := s.o.Wirer.Attach(ctx, ns, wire.Spec{Identity: c.identity(a.Addresses), MTU: mtu, Forward: c.AllowIPForwarding})
 	switch {

@@ -90,8 +90,9 @@ type Options struct {
 	// Ready returns nil when ADD can be served, else why it can't, in words for people.
 	Ready func() error
 	// MTU returns the MTU of the interface of a container that has these addresses, 0
-	// for the kernel's default. It may be nil. The configuration's "mtu" goes first.
-	MTU func(addresses []netip.Addr) int
+	// for the kernel's default, or why it is not known yet, in words for people. It may
+	// be nil. The configuration's "mtu" goes first.
+	MTU func(addresses []netip.Addr) (int, error)
 	Log *slog.Logger
 	// Hurry tells whether somebody else may wait for any of these addresses: what has
 	// it and is given up is not gathered with others but reaped at once. It may be nil.
@@ -140,7 +141,7 @@ func NewServer(o Options) *Server {
 		o.ReapDelay = DefaultReapDelay
 	}
 	if o.MTU == nil {
-		o.MTU = func([]netip.Addr) int { return 0 }
+		o.MTU = func([]netip.Addr) (int, error) { return 0, nil }
 	}
 	if o.Hurry == nil {
 		o.Hurry = func([]netip.Addr) bool { return false }

@@ -90,7 +90,7 @@ func (n *node) start() {
 	n.server = cni.NewServer(cni.Options{
 		Allocator: allocator{n.addresses, n.pools}, Routes: podRoutes{table}, Wirer: wirer,
 		Ready: func() error { return nil }, Log: log, ReapDelay: 20 * time.Millisecond,
-		MTU: func([]netip.Addr) int { return 1400 },
+		MTU: func([]netip.Addr) (int, error) { return 1400, nil },
 	})
 	attached, err := n.server.Recover(n.t.Context())
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -182,8 +183,8 @@ func TestAddAnswersForBothFamilies(t *testing.T) {
 		{"the oldest version", "0.4.0", "", []string{"fd00:25::80"}, strings.Replace(link6, "{", `{"version":"6",`, 1), route6, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b := newBenchOf(t, newMemoryAllocator(4, c.first...), Options{MTU: func(addresses []netip.Addr) int {
-				return map[int]int{1: 1450, 2: 1430}[len(addresses)]
+			b := newBenchOf(t, newMemoryAllocator(4, c.first...), Options{MTU: func(addresses []netip.Addr) (int, error) {
+				return map[int]int{1: 1450, 2: 1430}[len(addresses)], nil
 			}})
 			r := request("c")
 			r.Config = []byte(`{"cniVersion":"` + c.version + `","name":"godwit","type":"godwit-cni","dns":{"nameservers":["fd00:25::a"]}` + c.more + `}`)
@@ -201,6 +202,30 @@ func TestAddAnswersForBothFamilies(t *testing.T) {
 			}
 			b.expectLeft(fmt.Sprintf("1 links, %d routes, %d records", len(c.first), len(c.first)))
 		})
+	}
+}
+
+// A container that needs an MTU which is not known yet is attached later, rather
+// than with another for life.
+func TestAddWaitsForTheMTU(t *testing.T) {
+	var known atomic.Bool
+	b := newBench(t, 4, Options{MTU: func([]netip.Addr) (int, error) {
+		if !known.Load() {
+			return 0, errors.New("no interface has the node's address: give it one")
+		}
+		return 1450, nil
+	}})
+	resp, err := b.Add(t.Context(), request("c"))
+	if e := resp.GetError(); err != nil || e.GetCode() != CodeTryAgain || !strings.Contains(e.GetDetails(), "give it one") {
+		t.Errorf("%v, %v; want code %d, and what to do", err, e, CodeTryAgain)
+	}
+	b.expectLeft("0 links, 0 routes, 0 records")
+	r := request("d")
+	r.Config = []byte(`{"cniVersion":"1.1.0","name":"godwit","type":"godwit-cni","mtu":1300}`)
+	b.must(b.Add, r) // it needs none
+	known.Store(true)
+	if got := string(b.must(b.Add, request("c")).GetResult()); !strings.Contains(got, `"mtu":1450`) {
+		t.Errorf("the MTU is not 1450: %s", got)
 	}
 }
 

@@ -18,6 +18,12 @@ func intervals(prefixes []netip.Prefix) []interval {
 	for _, p := range prefixes {
 		in = append(in, interval{p.Masked().Addr(), lastOf(p)})
 	}
+	return merged(in)
+}
+
+// merged makes intervals disjoint and has none touch another, sorted. It sorts
+// what it is given.
+func merged(in []interval) []interval {
 	slices.SortFunc(in, func(a, b interval) int { return a.first.Compare(b.first) })
 	var out []interval
 	for _, i := range in {

@@ -15,6 +15,8 @@
 //   - Set compares with what the kernel has, so that it heals what somebody else
 //     changed, and writes no more than what differs. Connections that stand keep
 //     their translation.
+//   - Until all nodes are known (Rules.Partial) none that the kernel knows is taken
+//     out.
 //   - A node where nothing was ever masqueraded has no table: a NAT hook alone makes
 //     the kernel track every connection. Once there, the table stays until Remove,
 //     for without a NAT hook the kernel stops translating connections that stand.
@@ -56,6 +58,10 @@ type Rules struct {
 	// them gets the interface's: a service's address was replaced by that of a pod
 	// behind the tunnel when the source was chosen already.
 	Own []netip.Prefix
+	// Partial says that Nodes may not be all that there are, as after a restart, nor
+	// Exempt, which has them, too: what else the kernel has in the sets of the two stays
+	// there. A connection keeps for life what is decided at its first packet.
+	Partial bool
 }
 
 // TunnelPrefix is what the names of the tunnels' interfaces begin with.
@@ -110,6 +116,15 @@ func (t *Table) Set(ctx context.Context, r Rules) error {
 	if have == nil && r.nothing() {
 		// Not made for nothing; but a broken one of ours may drop packets.
 		return t.remove()
+	}
+	if r.Partial {
+		there := have
+		if there == nil {
+			if there, err = t.remains(); err != nil {
+				return fmt.Errorf("read the nodes in nftables table inet %s: %w", TableName, err)
+			}
+		}
+		want.addNodes(there)
 	}
 	if have != nil {
 		// Some kernels refuse to delete and add intervals that overlap in one transaction;

@@ -103,6 +103,18 @@ func wantedSets(r Rules) (sets, error) {
 	return out, nil
 }
 
+// nodeSets are the family's sets in which the nodes are.
+func (f family) nodeSets() []setID { return []setID{f.first + exempt, f.first + nodes} }
+
+// addNodes adds what other sets of nodes have.
+func (s *sets) addNodes(there *sets) {
+	for _, f := range families() {
+		for _, id := range f.nodeSets() {
+			s[id] = merged(slices.Concat(s[id], there[id]))
+		}
+	}
+}
+
 func newTable() *nftables.Table {
 	return &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
 }
@@ -238,23 +250,54 @@ func (t *Table) read() (*sets, error) {
 	if len(listed) != int(setCount) {
 		return nil, nil
 	}
+	out, right, err := readSets(c, listed, family.sets)
+	if err != nil || !right {
+		return nil, err
+	}
+	return out, nil
+}
+
+// remains returns the elements of the sets of nodes of a table that read doesn't
+// know, as far as they are as rebuild makes them: an agent of another version may
+// have other rules, and the same nodes.
+func (t *Table) remains() (*sets, error) {
+	c, err := t.conn()
+	if err != nil {
+		return nil, err
+	}
+	if table, err := findTable(c); err != nil || table == nil {
+		return &sets{}, err
+	}
+	listed, err := c.GetSets(newTable())
+	if err != nil {
+		return nil, err
+	}
+	out, _, err := readSets(c, listed, family.nodeSets)
+	return out, err
+}
+
+// readSets returns the elements of some sets of each family, and whether all of
+// these are as rebuild makes them; one that is not is left empty.
+func readSets(c *nftables.Conn, listed []*nftables.Set, which func(family) []setID) (_ *sets, right bool, err error) {
 	var out sets
+	right = true
 	for _, f := range families() {
-		for _, id := range f.sets() {
+		for _, id := range which(f) {
 			want := newSet(id, f.keyType)
 			if !slices.ContainsFunc(listed, func(s *nftables.Set) bool { return sameSet(s, want) }) {
-				return nil, nil
+				right = false
+				continue
 			}
 			e, err := c.GetSetElements(want)
 			if err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			if out[id], err = fromElements(e); err != nil {
-				return nil, nil //nolint:nilerr // elements of a kind that we never make: make the table anew
+				right = false // elements of a kind that we never make: make the table anew
 			}
 		}
 	}
-	return &out, nil
+	return &out, right, nil
 }
 
 // findTable returns our table, or nil if there is none.

@@ -25,6 +25,7 @@ type core struct {
 	lastID uint32
 
 	urgent, queue []*entry // to be looked at
+	inHand        int      // entries that were taken and are being worked on
 	failed        map[*entry]struct{}
 	retryAt       time.Time // when the first of failed is due; zero: none is
 
@@ -195,7 +196,7 @@ func (c *core) enqueue(e *entry) {
 }
 
 // take returns up to n entries to be looked at, those that somebody waits for
-// first.
+// first. They are in hand until they are said to be done.
 func (c *core) take(n int) []*entry {
 	var batch []*entry
 	for _, q := range []*[]*entry{&c.urgent, &c.queue} {
@@ -211,8 +212,12 @@ func (c *core) take(n int) []*entry {
 			*q = nil
 		}
 	}
+	c.inHand = len(batch)
 	return batch
 }
+
+// done notes that all was tried of what was taken.
+func (c *core) done() { c.inHand = 0 }
 
 // intern returns the target of a canonical route.
 func (c *core) intern(r Route) *target {

@@ -108,9 +108,9 @@ type Status struct {
 	// Installed counts the routes that are in the kernel as desired, by class. A
 	// destination that two classes want counts for the one that has its way.
 	Installed map[Class]int
-	// Pending counts what awaits its (next first) attempt: destinations, and changes
-	// that were asked for and not yet looked at. 0: all that was asked for before the
-	// call was tried.
+	// Pending counts what awaits its (next first) attempt, or is at it: destinations,
+	// and changes that were asked for and not yet looked at. 0: all that was asked for
+	// before the call was tried.
 	Pending int
 	// Failed is sorted by destination.
 	Failed []Failure

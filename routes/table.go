@@ -158,7 +158,7 @@ func (t *Table) Status() Status {
 	c := t.core
 	s := Status{
 		Desired: map[Class]int{}, Installed: map[Class]int{},
-		Pending: behind + len(c.queue) + len(c.urgent), PlainRoutes: c.plain, Synced: c.allSynced(),
+		Pending: behind + len(c.queue) + len(c.urgent) + c.inHand, PlainRoutes: c.plain, Synced: c.allSynced(),
 	}
 	if !c.plain {
 		s.NextHops = len(c.m.objects)
@@ -322,6 +322,9 @@ func (t *Table) work(batch []*entry) {
 		return puts
 	})
 	t.phase(func(*core) []request { return deletes })
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.core.done()
 }
 
 // clean removes what is no longer used.

@@ -74,6 +74,7 @@ func (w *want) validate() error {
 		return fmt.Errorf("%w: IPIP is for IPv4 in IPv4", ErrInvalid)
 	case w.VNI >= 1<<24:
 		return fmt.Errorf("%w: the VNI %d has more than 24 bits", ErrInvalid, w.VNI)
+	case w.MTU == 0: // not known: plan says why
 	case w.MTU < minMTU4:
 		return fmt.Errorf("%w: %s would have %d, and IPv4 needs %d", ErrMTUTooSmall, w.name, w.MTU, minMTU4)
 	case w.needs6() && w.MTU < minMTU6:

@@ -223,6 +223,10 @@ func TestMTU(t *testing.T) {
 			t.Errorf("%s is not up", s.Name())
 		}
 	}
+	// One that is not known is for want of the address that it hangs on.
+	c.Devices[0].MTU, c.Devices[1].MTU = 0, 0
+	v.fail(c, ErrNoAddress, VXLANDevice, VXLAN6Device)
+	c.Devices[0].MTU, c.Devices[1].MTU = 1451, 1431
 	if after := v.dump(); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}

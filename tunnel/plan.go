@@ -55,7 +55,7 @@ func (s *state) plan(w *want, p peers) *work {
 		inUse = l.params.underlay
 	}
 	underlay, found := s.underlay(w.Local, inUse)
-	if !found {
+	if !found || w.MTU == 0 {
 		k.err = fmt.Errorf("%w: %s", ErrNoAddress, w.Local)
 		return k
 	}

@@ -86,6 +86,20 @@ func (s *state) underlay(a netip.Addr, inUse int) (index int, found bool) {
 	return best.index, true
 }
 
+// knownNodes are the nodes that forwarding entries lead to which can only be ours:
+// those whose MAC address follows from where they lead.
+func (s *state) knownNodes() []netip.Addr {
+	var nodes []netip.Addr
+	for _, entries := range s.fdb {
+		for _, e := range entries {
+			if !e.odd && e.dst.IsValid() && e.mac == macOf(e.dst) {
+				nodes = append(nodes, e.dst)
+			}
+		}
+	}
+	return nodes
+}
+
 // observe looks at the kernel: all links and addresses, and the entries of the
 // devices named.
 func (t *Table) observe(wants []*want) (*state, error) {

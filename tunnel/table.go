@@ -35,13 +35,14 @@ type Table struct {
 	mon        *monitor
 	signal     *pacer
 
-	mu     sync.Mutex // guards what follows, and is held while the kernel works
-	req    *conn
-	proc   *proc
-	closed bool
-	wants  []*want
-	peers  peers
-	seen   seen
+	mu      sync.Mutex // guards what follows, and is held while the kernel works
+	req     *conn
+	proc    *proc
+	closed  bool
+	wants   []*want
+	peers   peers
+	partial bool // there may be more peers
+	seen    seen
 }
 
 // seen is what the last Set left behind.
@@ -105,14 +106,16 @@ func (t *Table) Close() error {
 }
 
 // Set makes c all that there is: it makes and changes what c wants, and then
-// removes the devices and entries of ours that c does not want. Calling it again
-// changes nothing. It returns the state of every wanted device in c's order, also
+// removes the devices and entries of ours that c does not want, but for the entries
+// that Config.Partial spares. Calling it again changes nothing. It returns the state of every wanted device in c's order, also
 // with an error, which joins those of the devices.
 func (t *Table) Set(ctx context.Context, c Config) ([]Status, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.wants = wants(c.Devices)
-	t.peers = newPeers()
+	if t.partial = c.Partial; !t.partial {
+		t.peers = newPeers()
+	}
 	t.peers.add(c.Peers)
 
 	works, err := t.converge(ctx)
@@ -153,6 +156,10 @@ func (t *Table) converge(ctx context.Context) ([]*work, error) {
 		s, err := t.observe(t.wants)
 		if err != nil {
 			return works, err
+		}
+		if t.partial {
+			// Before anything is planned, so that a device that is made anew has them, too.
+			t.peers.add(s.knownNodes())
 		}
 		works = works[:0]
 		for _, w := range t.wants {
@@ -223,8 +230,8 @@ func (t *Table) remember(s *state, works []*work) {
 }
 
 // AddPeers makes peers known to the VXLAN devices before it returns, at the cost
-// of what it adds. They stay until a Set whose Peers lack them. A device that is
-// not there gets them when Set makes it.
+// of what it adds. They stay until a Set whose Peers lack them and are not
+// Partial. A device that is not there gets them when Set makes it.
 func (t *Table) AddPeers(addrs []netip.Addr) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -18,7 +18,9 @@
 //   - Peers are on a device before it comes up, so that whoever sees it come up
 //     can route over it.
 //   - A peer's MAC address follows from its address (MAC), so that nothing has to
-//     be learned, and a node that starts anew needs no change on the others.
+//     be learned, and a node that starts anew needs no change on the others. It also
+//     tells which entries are ours, of an earlier life: until all peers are known
+//     (Config.Partial) none of these is removed.
 package tunnel
 
 import (
@@ -79,7 +81,8 @@ type Device struct {
 	// Local is the node's address in the underlying network, the source of the
 	// outer packets. A VXLAN device over IPv6 is another one than that over IPv4.
 	Local netip.Addr
-	// MTU is the device's own: the underlying network's less the overhead.
+	// MTU is the device's own: the underlying network's less the overhead. 0: that is
+	// not known, for want of an interface with Local.
 	MTU int
 	// Addresses are exactly those that the device has, at most one of a family,
 	// without a subnet.
@@ -110,6 +113,11 @@ type Config struct {
 	// families. A VXLAN device knows those of its family, so that a route via the
 	// Gateway of one of them, onlink over the device, needs no more.
 	Peers []netip.Addr
+	// Partial says that Peers may not be all that there are, as after a restart: the
+	// nodes that a VXLAN device knows already, and those that Set and AddPeers were told
+	// of before, count as peers, too. Entries that can't be ours are removed all the
+	// same.
+	Partial bool
 }
 
 // Status is what became of a wanted device.

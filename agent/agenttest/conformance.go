@@ -3,7 +3,9 @@ package agenttest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,6 +26,9 @@ type Bench struct {
 	Link   string
 	// Do calls f where the node is; nil: it is everywhere.
 	Do func(f func())
+	// Peers are the nodes of which the VXLAN device for IPv4 has both entries, and Nodes
+	// those of IPv4 that the masquerade knows, sorted.
+	Peers, Nodes func() []netip.Addr
 }
 
 // patience bounds how long a kernel may take.
@@ -131,6 +136,28 @@ func testTunnels(t *testing.T, b *Bench) {
 	if err := b.Kernel.Tunnels.AddPeers([]netip.Addr{netip.MustParseAddr("10.9.0.3")}); err != nil {
 		t.Error(err)
 	}
+	// Who is known stays known for as long as not all peers are.
+	know(t, b.Peers, "10.9.0.2", "10.9.0.3")
+	for _, step := range []struct {
+		partial     bool
+		peer, knows string
+	}{
+		{true, "10.9.0.4", "10.9.0.2 10.9.0.3 10.9.0.4"},
+		{true, "10.9.0.1", "10.9.0.2 10.9.0.3 10.9.0.4"}, // itself
+		{false, "10.9.0.4", "10.9.0.4"},
+		{false, "10.9.0.2", "10.9.0.2"},
+	} {
+		c := tunnel.Config{Devices: []tunnel.Device{dev}, Peers: []netip.Addr{netip.MustParseAddr(step.peer)}, Partial: step.partial}
+		if _, err := b.Kernel.Tunnels.Set(t.Context(), c); err != nil {
+			t.Error(err)
+		}
+		know(t, b.Peers, strings.Fields(step.knows)...)
+	}
+	unknown := dev
+	unknown.MTU = 0
+	if status, err := set(unknown); !errors.Is(err, tunnel.ErrNoAddress) || len(status) != 1 || status[0].Up {
+		t.Errorf("status %+v, %v; want an error that says that no link has the address which the MTU hangs on", status, err)
+	}
 	dev.Local = other
 	if status, err := set(dev); !errors.Is(err, tunnel.ErrNoAddress) || len(status) != 1 || status[0].Up {
 		t.Errorf("status %+v, %v; want an error that says that no link has %v", status, err, other)
@@ -154,10 +181,35 @@ func testMasquerade(t *testing.T, b *Bench) {
 			t.Error(err)
 		}
 	}
+	rules.Tunnelled = rules.Masquerade
+	for _, step := range []struct {
+		partial     bool
+		node, knows string
+	}{
+		{false, "10.9.0.2", "10.9.0.2"},
+		{true, "10.9.0.4", "10.9.0.2 10.9.0.4"},
+		{false, "10.9.0.4", "10.9.0.4"},
+	} {
+		rules.Nodes, rules.Partial = []netip.Prefix{netip.MustParsePrefix(step.node + "/32")}, step.partial
+		if err := b.Kernel.Masquerade.Set(t.Context(), rules); err != nil {
+			t.Error(err)
+		}
+		know(t, b.Nodes, strings.Fields(step.knows)...)
+	}
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
+	rules.Nodes = nil
 	if err := b.Kernel.Masquerade.Set(over, rules); err == nil {
 		t.Error("rules are set though nobody waits any more")
+	}
+	know(t, b.Nodes, "10.9.0.4")
+}
+
+// know compares whom a kernel knows.
+func know(t *testing.T, known func() []netip.Addr, want ...string) {
+	t.Helper()
+	if got := fmt.Sprint(known()); got != fmt.Sprint(want) {
+		t.Errorf("the kernel knows %s, want %v", got, want)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -30,12 +31,18 @@ const (
 func NewKernel(addresses ...netip.Prefix) *agent.Kernel {
 	return &agent.Kernel{
 		Routes:     newTable(),
-		Tunnels:    &tunnels{addresses: addresses, changed: make(chan struct{})},
-		Masquerade: &masquerade{},
+		Tunnels:    &tunnels{addresses: addresses, changed: make(chan struct{}), peers: map[netip.Addr]bool{}},
+		Masquerade: &masquerade{nodes: map[netip.Addr]bool{}},
 		Wirer:      wirer{},
 		Host:       &host{addresses: addresses},
 	}
 }
+
+// Peers are the nodes that the VXLAN devices of a kernel in memory know, sorted.
+func Peers(k *agent.Kernel) []netip.Addr { return k.Tunnels.(*tunnels).known() }
+
+// Nodes are those that the masquerade of a kernel in memory knows, sorted.
+func Nodes(k *agent.Kernel) []netip.Addr { return k.Masquerade.(*masquerade).known() }
 
 // table is a route table that needs no time.
 type table struct {
@@ -164,6 +171,8 @@ type tunnels struct {
 
 	mu     sync.Mutex
 	closed bool
+	up     []tunnel.Device
+	peers  map[netip.Addr]bool // that the devices know
 }
 
 func (t *tunnels) Set(_ context.Context, c tunnel.Config) ([]tunnel.Status, error) {
@@ -171,28 +180,56 @@ func (t *tunnels) Set(_ context.Context, c tunnel.Config) ([]tunnel.Status, erro
 	defer t.mu.Unlock()
 	all := make([]tunnel.Status, len(c.Devices))
 	var errs []error
+	t.up = nil
 	for i, d := range c.Devices {
 		all[i].Device = d
 		switch {
 		case t.closed:
 			all[i].Err = tunnel.ErrClosed
-		case !has(t.addresses, d.Local):
+		case !has(t.addresses, d.Local), d.MTU == 0:
 			all[i].Err = fmt.Errorf("%s: %w", d.Name(), tunnel.ErrNoAddress)
 		default:
 			all[i].Up = true
+			t.up = append(t.up, d)
 		}
 		errs = append(errs, all[i].Err)
 	}
+	if !c.Partial {
+		clear(t.peers)
+	}
+	t.add(c.Peers)
 	return all, errors.Join(errs...)
 }
 
-func (t *tunnels) AddPeers([]netip.Addr) error {
+func (t *tunnels) AddPeers(peers []netip.Addr) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		return tunnel.ErrClosed
 	}
+	t.add(peers)
 	return nil
+}
+
+// add adds peers. The lock is held.
+func (t *tunnels) add(peers []netip.Addr) {
+	for _, a := range peers {
+		t.peers[a] = true
+	}
+}
+
+// known are the peers that there are entries for, sorted.
+func (t *tunnels) known() []netip.Addr {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []netip.Addr
+	for a := range t.peers {
+		if slices.ContainsFunc(t.up, func(d tunnel.Device) bool { return d.Kind == tunnel.VXLAN && d.Local.Is4() == a.Is4() && d.Local != a }) {
+			out = append(out, a)
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
 }
 
 func (t *tunnels) Changed() <-chan struct{} { return t.changed }
@@ -209,10 +246,32 @@ func (t *tunnels) Close() error {
 	return nil
 }
 
-// masquerade takes any rules.
-type masquerade struct{}
+// masquerade takes any rules, and remembers which nodes they name.
+type masquerade struct {
+	mu    sync.Mutex
+	nodes map[netip.Addr]bool
+}
 
-func (*masquerade) Set(ctx context.Context, _ nat.Rules) error { return ctx.Err() }
+func (m *masquerade) Set(ctx context.Context, r nat.Rules) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !r.Partial {
+		clear(m.nodes)
+	}
+	for _, p := range r.Nodes {
+		m.nodes[p.Addr()] = true
+	}
+	return nil
+}
+
+func (m *masquerade) known() []netip.Addr {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(m.nodes), netip.Addr.Compare)
+}
 
 func (*masquerade) Close() error { return nil }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"regexp"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
@@ -11,13 +12,18 @@ import (
 	"github.com/godwit-net/godwit/agent"
 	"github.com/godwit-net/godwit/cni/wire"
 	"github.com/godwit-net/godwit/internal/netnstest"
+	"github.com/godwit-net/godwit/nat"
+	"github.com/godwit-net/godwit/tunnel"
 )
 
 func TestMemory(t *testing.T) {
 	TestKernel(t, func(t *testing.T) *Bench {
 		k := NewKernel(netip.MustParsePrefix("10.9.0.1/24"))
 		run(t, k)
-		return &Bench{Kernel: k, Link: Link}
+		return &Bench{
+			Kernel: k, Link: Link,
+			Peers: func() []netip.Addr { return Peers(k) }, Nodes: func() []netip.Addr { return Nodes(k) },
+		}
 	})
 }
 
@@ -35,8 +41,30 @@ func TestReal(t *testing.T) {
 			t.Fatal(err)
 		}
 		run(t, k)
-		return &Bench{Kernel: k, Link: "gwk0", Do: ns.Do}
+		return &Bench{
+			Kernel: k, Link: "gwk0", Do: ns.Do,
+			Peers: func() []netip.Addr {
+				fdb := ns.Run("bridge", "fdb", "show", "dev", tunnel.VXLANDevice)
+				neigh := ns.Run("ip", "neigh", "show", "nud", "permanent", "dev", tunnel.VXLANDevice)
+				return addresses(fdb+neigh, 2)
+			},
+			Nodes: func() []netip.Addr {
+				return addresses(ns.Run("nft", "list", "set", "inet", nat.TableName, "nodes4"), 1)
+			},
+		}
 	})
+}
+
+// addresses are those of the node's network that are so often in a text, sorted.
+func addresses(text string, times int) []netip.Addr {
+	var out []netip.Addr
+	for i := range 256 {
+		a := netip.AddrFrom4([4]byte{10, 9, 0, byte(i)})
+		if len(regexp.MustCompile(`\b`+regexp.QuoteMeta(a.String())+`\b`).FindAllString(text, -1)) == times {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // run runs a kernel's tables until the test ends.
