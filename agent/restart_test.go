@@ -31,7 +31,11 @@ import (
 // quietSpeaker is a speaker that says what it is told to, to the sink alone.
 type quietSpeaker struct{ sink bgp.Sink }
 
-func (quietSpeaker) Set(context.Context, bgp.Config) error           { return nil }
+func (quietSpeaker) Set(context.Context, bgp.Config) error { return nil }
+func (quietSpeaker) Announced(context.Context, []netip.Prefix) ([]netip.Prefix, error) {
+	return nil, nil
+}
+
 func (quietSpeaker) Sessions(context.Context) ([]bgp.Session, error) { return nil, nil }
 func (quietSpeaker) Stop(context.Context, bgp.StopMode) error        { return nil }
 
