@@ -15,7 +15,8 @@ import (
 )
 
 // Defaults of `ipam check`. What nodes report may be 10 s old where only figures
-// changed, and a block that is given back stays in the API for as long.
+// changed (50 ms for each block where there are over 200: see agent/figures.go), and
+// a block that is given back stays in the API for 10 s.
 const (
 	defaultSettle = 25 * time.Second
 	settleStep    = time.Second
@@ -48,7 +49,9 @@ difference is a line: the object, what is wrong, and what to do.
 
 Pods and blocks come and go while one looks. When there are differences the
 cluster is looked at again for the time of --settle, and those count that never
-were away. The exit status is 0 when all agrees and 2 when something does not.`,
+were away. With more than 200 blocks nodes report later: give it 50 ms for each
+block, and 15 s more. The exit status is 0 when all agrees, 2 when something does
+not, and 1 when it can't be found out.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.output != "" && o.output != "json" {

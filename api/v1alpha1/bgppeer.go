@@ -220,7 +220,8 @@ type BGPPeerSpec struct {
 	PasswordSecretRef *SecretKeyRef `json:"passwordSecretRef,omitempty"`
 
 	// The BGPFilters by which routes of the router are taken, in order; the first
-	// rule that matches a route decides. What no rule matches is not taken.
+	// rule that matches a route decides. What no rule matches is not taken. While one
+	// does not exist or can't be read, only what those before it accept is taken.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
@@ -238,8 +239,8 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	ExportFilters []string `json:"exportFilters,omitempty"`
 
-	// How many routes the router may send before the session is ended: 10000 when
-	// not given.
+	// How many routes the router may send before the session is ended, to be tried
+	// again after 5 minutes: 10000 when not given.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=10000000

@@ -44,7 +44,8 @@ type IPBlockSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Pool string `json:"pool"`
-	// The node that owns the block.
+	// The node that owns the block, and finds it by the label godwit.dev/node, which
+	// bears the same name.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253

@@ -158,8 +158,10 @@ type IPPoolSpec struct {
 	MaxBlocksPerNode *int32 `json:"maxBlocksPerNode,omitempty"`
 
 	// For how many seconds a block must have had no address in use before its node
-	// gives it back: 600 when not given. The last block that a node has of a pool
-	// stays, unless the pool is disabled or the node is not among its nodes any more.
+	// gives it back: 600 when not given. It does so when its other blocks of the pool
+	// have 32 addresses free, or as many as two of them have if they are smaller, so
+	// that the last one stays; in any case when the pool is disabled or being deleted,
+	// or the node is not among its nodes any more.
 	// +optional
 	// +kubebuilder:validation:Minimum=10
 	// +kubebuilder:validation:Maximum=2592000

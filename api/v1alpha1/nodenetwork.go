@@ -323,7 +323,7 @@ const (
 	ConditionRoutesInstalled = "RoutesInstalled"
 	// ConditionTunnelsReady tells whether all planned tunnels carry packets; the
 	// reason says why not (DeviceConflict, PortInUse, NotSupported, MTUTooSmall,
-	// NoAddress, Failed).
+	// MTUTooLarge, NoAddress, Invalid, Failed).
 	ConditionTunnelsReady = "TunnelsReady"
 	// ConditionSessionsSound tells whether the established sessions are as they
 	// should be: the message says of which peers something is not, such as the
@@ -339,7 +339,7 @@ type NodeNetworkStatus struct {
 	// The generation of the plan that the agent carries out.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// Ready, PlanApplied, SessionsEstablished, SessionsSound, OriginsValid,
+	// Ready, PlanApplied, HostSound, SessionsEstablished, SessionsSound, OriginsValid,
 	// RoutesInstalled and, where there are tunnels, TunnelsReady.
 	// +optional
 	// +listType=map

@@ -35,10 +35,10 @@ func command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   controller.Name,
 		Short: "Plan the BGP network of a cluster's nodes",
-		Long: `Godwit-controller reads Nodes, BGPConfig, BGPPeers, BGPFilters and IPPools, writes
-the plan of each node (its NodeNetwork) and the status of pools and peers, and
-frees the blocks of nodes that were deleted. Of several replicas one works; the
-others wait for its lease.`,
+		Long: `Godwit-controller reads Nodes, Namespaces, ServiceCIDRs, BGPConfig, NetworkConfig,
+BGPPeers, BGPFilters, IPPools, IPClaims and IPBlocks, writes the plan of each node
+(its NodeNetwork) and the status of pools, peers and claims, and frees the blocks of
+nodes that were deleted. Of several replicas one works; the others wait for its lease.`,
 		Version:       version.Version,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -50,7 +50,7 @@ others wait for its lease.`,
 	cmd.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVar(&kubeconfig, "kubeconfig", "", "`file` that says how to reach the API server (default: that of the pod, or $KUBECONFIG)")
+	f.StringVar(&kubeconfig, "kubeconfig", "", "`file` that says how to reach the API server (default: $KUBECONFIG, ~/.kube/config, or else the service account of the pod)")
 	f.StringVar(&o.Namespace, "namespace", "godwit-system", "`namespace` of the lease of the leader election")
 	f.BoolVar(&o.LeaderElect, "leader-elect", true, "wait for the lease; without it only one controller may run")
 	f.DurationVar(&o.BlockReleaseDelay, "block-release-delay", controller.DefaultBlockReleaseDelay, "how long a node must be gone, and its blocks be announced by nobody, before they are freed")
