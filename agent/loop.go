@@ -29,7 +29,7 @@ const (
 
 // loop makes a pass at every event, until ctx ends.
 func (a *Agent) loop(ctx context.Context, g *errgroup.Group, socket string) error {
-	w := worker{Agent: a, group: g, socket: socket, began: time.Now(), plugins: pluginFolder{stateDir: a.o.StateDir}}
+	w := worker{Agent: a, group: g, socket: socket, began: time.Now(), plugins: pluginFolder{stateDir: a.o.StateDir}, versions: pluginVersions{log: a.log}}
 	if err := w.loadCheckpoint(ctx); err != nil {
 		a.log.Warn("starting from the API alone", "error", err)
 	}
@@ -79,6 +79,7 @@ type worker struct {
 	saved                  checkpoint
 	pools                  []ipam.Pool // as last given to ipam
 	plugins                pluginFolder
+	versions               pluginVersions
 	drain                  drain
 	problem                []error // of the plan itself
 	told                   string  // problems as last logged
@@ -185,7 +186,7 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	if err := w.save(p, blocks); err != nil {
 		problems = append(problems, err)
 	}
-	if err := w.installCNI(); err != nil {
+	if err := w.installCNI(ctx); err != nil {
 		problems = append(problems, err)
 	}
 
@@ -350,26 +351,32 @@ func (w *worker) save(p plan, blocks []ipam.BlockUsage) error {
 // installCNI makes the node's runtime use Godwit, now that the agent is ready:
 // the plugins first, as the runtime may call them as soon as it sees the
 // configuration.
-func (w *worker) installCNI() error {
+func (w *worker) installCNI(ctx context.Context) error {
 	if err := w.nothingToGive(); err != nil {
 		return err
 	}
 	if err := w.plugins.install(w.o.CNIPlugins, w.o.CNIBin); err != nil {
 		return err
 	}
-	if err := w.writeCNIConfig(); err != nil {
+	if err := w.writeCNIConfig(ctx); err != nil {
 		return err
 	}
 	w.configured.Store(true)
 	return nil
 }
 
-// writeCNIConfig writes the configuration of the node's runtime.
-func (w *worker) writeCNIConfig() error {
+// writeCNIConfig writes the configuration of the node's runtime, in words that all
+// of the node's plugins understand.
+func (w *worker) writeCNIConfig(ctx context.Context) error {
 	if w.o.CNIConfig == "" {
 		return nil
 	}
-	want, err := cniConfig(w.socket)
+	plugins := chain(w.socket)
+	versions, err := w.versions.common(ctx, plugins, w.o.CNIBin)
+	if err != nil {
+		return err
+	}
+	want, err := cniConfig(plugins, versions)
 	if err != nil {
 		return err
 	}
