@@ -209,7 +209,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	a.table, a.tunnels, a.masquerade, a.host = a.kernel.Routes, a.kernel.Tunnels, a.kernel.Masquerade, a.kernel.Host
 	a.underlay = newUnderlay(a.host, o.Log.With("part", "underlay"))
 	a.learned = newLearned(a.table, a.tunnels, o.Log)
-	if a.store.Returned, err = openReturned(filepath.Join(o.StateDir, "returned.json")); err != nil {
+	if a.store.Returned, err = openReturned(filepath.Join(o.StateDir, "returned.json"), o.Log.With("part", "ipam")); err != nil {
 		a.log.Warn("can't tell which blocks an earlier agent gave back", "error", err)
 	}
 	a.addresses, err = ipam.Open(ipam.Options{
