@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/godwit-net/godwit/ipam"
@@ -124,6 +125,7 @@ func (w *worker) take(ctx context.Context, p plan) {
 		// The node was taken for gone: its blocks may be others' by now.
 		w.log.Warn("the plan of this node was deleted and made anew: making sure whose its blocks are")
 		w.addresses.Recheck()
+		signal(w.rewrite) // the new object has no status
 	}
 	w.uid = p.uid
 	names := map[string]bool{}
@@ -332,13 +334,15 @@ func (w *worker) natRules(d *desired) nat.Rules {
 	return r
 }
 
-// save keeps the plan and the blocks for a start without the API server.
+// save keeps the plan and the blocks for a start without the API server. The same
+// generation need not be the same plan: an older agent left out fields that it did
+// not know, and an etcd that was restored from a snapshot counts once more.
 func (w *worker) save(p plan, blocks []ipam.BlockUsage) error {
 	now := checkpoint{Version: checkpointVersion, Node: w.o.Node, Generation: p.generation, Plan: p.spec}
 	for _, b := range blocks {
 		now.Blocks = append(now.Blocks, checkpointBlock{CIDR: b.CIDR, Pool: b.Pool, Holder: b.Holder})
 	}
-	if now.Generation == w.saved.Generation && slices.Equal(now.Blocks, w.saved.Blocks) {
+	if now.Generation == w.saved.Generation && slices.Equal(now.Blocks, w.saved.Blocks) && equality.Semantic.DeepEqual(now.Plan, w.saved.Plan) {
 		return nil
 	}
 	if err := now.save(w.o.StateDir); err != nil {

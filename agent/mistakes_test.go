@@ -44,6 +44,7 @@ func TestMistakes(t *testing.T) {
 	t.Run("an unusable CNI folder", func(t *testing.T) { testUnusableFolder(t, cfg) })
 	t.Run("a tunnel that the kernel does not have", func(t *testing.T) { testNoTunnel(t, cfg) })
 	t.Run("another network's leftovers", func(t *testing.T) { testLeftovers(t, cfg) })
+	t.Run("a plan that is deleted", func(t *testing.T) { testDeletedPlan(t, cfg) })
 	t.Run("a start that fails", func(t *testing.T) { testFailedStart(t, cfg) })
 }
 
@@ -389,6 +390,20 @@ func testLeftovers(t *testing.T, cfg *rest.Config) {
 	mu.Unlock()
 	b.condition(v1alpha1.ConditionHostSound, "True", "Sound")
 	b.event("Normal", "HostSound", "over")
+}
+
+// testDeletedPlan: the controller makes the plan anew, of the same generation and
+// with the same content. Its object has no status, and gets one though nothing is new.
+func testDeletedPlan(t *testing.T, cfg *rest.Config) {
+	b := newBench(t, cfg, "deleted")
+	b.plan(nil, planned("pods", "172.25.0.0/20"))
+	b.start()
+	b.serves()
+	if err := b.api.Delete(t.Context(), &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: b.name}}); err != nil {
+		t.Fatal(err)
+	}
+	b.plan(nil, planned("pods", "172.25.0.0/20"))
+	b.serves()
 }
 
 func testFailedStart(t *testing.T, cfg *rest.Config) {
