@@ -198,7 +198,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		}
 	}
 	var err error
-	if a.restarting, err = leaveMark(o.RunDir); err != nil {
+	if a.restarting, err = startedBefore(o.RunDir); err != nil {
 		return nil, err
 	}
 	if a.kernel = o.Kernel; a.kernel == nil {
@@ -230,19 +230,6 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		return nil, err
 	}
 	return a, nil
-}
-
-// leaveMark reports whether an agent ran before on this node since it booted:
-// the mark is on tmpfs.
-func leaveMark(dir string) (before bool, err error) {
-	f, err := os.OpenFile(filepath.Join(dir, "started"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) // #nosec G304 -- our own folder
-	if errors.Is(err, os.ErrExist) {
-		return true, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("mark the agent's start: %w", err)
-	}
-	return false, f.Close()
 }
 
 // openCNI makes the CNI server and takes over the pods that are attached.
@@ -343,6 +330,17 @@ func (a *Agent) listBlocks(ctx context.Context) {
 
 // ready reports why no pod can be attached, or nil.
 func (a *Agent) ready() error {
+	if err := a.informed(); err != nil {
+		return err
+	}
+	a.state.mu.Lock()
+	defer a.state.mu.Unlock()
+	return a.state.unfit
+}
+
+// informed reports what the agent has yet to be told before it can do anything on
+// its node, or nil.
+func (a *Agent) informed() error {
 	a.state.mu.Lock()
 	defer a.state.mu.Unlock()
 	switch {

@@ -72,7 +72,9 @@ type worker struct {
 	group                  *errgroup.Group
 	socket                 string
 	began                  time.Time
+	cleared                bool            // the node was found fit for the first pass
 	passed                 bool            // a pass was made
+	marked                 bool            // the next agent is told that one ran before
 	claims                 bool            // ipam runs
 	routed                 []netip.Prefix  // own blocks, as last given to the route table
 	devices                []tunnel.Device // as last asked for
@@ -147,8 +149,14 @@ func (w *worker) takeBlocks(blocks []ipam.Block) {
 // nothing happens. Without a plan and the node's blocks it does nothing:
 // announcing some of the blocks would withdraw the others.
 func (w *worker) pass(ctx context.Context) time.Duration {
-	if w.ready() != nil {
+	if w.informed() != nil {
 		return passInterval
+	}
+	if !w.cleared {
+		if !w.fit() {
+			return retryInterval
+		}
+		w.cleared = true
 	}
 	// The speaker tells the peers of its first configuration that it restarts and
 	// still forwards; those with passwords, and those on links, must be among them.
@@ -158,9 +166,6 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	if !w.passed && w.restarting && missesNeighbor(w.neighbors.Neighbors()) && time.Since(w.began) < neighborWait {
 		return settleWait
 	}
-	if !w.passed && !w.fit() {
-		return retryInterval
-	}
 	w.passed = true
 	w.state.mu.Lock()
 	p, d := *w.state.plan, w.state.desired
@@ -168,6 +173,12 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	blocks := w.addresses.Blocks()
 
 	problems := slices.Clone(w.problem)
+	if !w.marked {
+		err := markStarted(w.o.RunDir)
+		if w.marked = err == nil; !w.marked {
+			problems = append(problems, err)
+		}
+	}
 	if err := forwarding(w.host, &d); err != nil {
 		problems = append(problems, err)
 	}
@@ -226,13 +237,15 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	return wait
 }
 
-// fit looks, before the first pass on a node without anything of an agent's, whether
-// all of it can be done, and tells what is wrong if not.
+// fit looks, before the first pass on a node that took no pods yet, whether all of
+// it can be done, and tells what is wrong if not. Where pods were taken before, what
+// works goes on, and what is wrong is a problem of the pass: the runtime goes on
+// calling the plugin, and its pods need their routes.
 func (w *worker) fit() bool {
-	if w.restarting {
-		return true // what works goes on, and what is wrong is a problem of the pass
+	var err error
+	if !w.restarting && !w.worked() {
+		err = preflight(&w.o)
 	}
-	err := preflight(&w.o)
 	w.state.mu.Lock()
 	was := w.state.unfit
 	w.state.unfit = err
@@ -240,6 +253,19 @@ func (w *worker) fit() bool {
 	if err != nil && text(err) != text(was) {
 		w.log.Error("the node can't take pods, so nothing is set up on it; trying on", "error", err)
 	}
+	return err == nil
+}
+
+// worked tells whether the node took pods before, even if it has booted since: there
+// was a checkpoint, and the runtime still has its configuration.
+func (w *worker) worked() bool {
+	if w.saved.Node == "" {
+		return false
+	}
+	if w.o.CNIConfig == "" {
+		return true
+	}
+	_, err := os.Stat(w.o.CNIConfig)
 	return err == nil
 }
 
