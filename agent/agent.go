@@ -8,7 +8,8 @@
 //     repeated; the rest stands.
 //   - The API server may be away. The plan and the blocks are kept in a checkpoint,
 //     addresses and routes on the node; nothing on the way of a pod waits for the
-//     API unless the node's blocks are used up.
+//     API unless the node's blocks are used up, or the agent has just started
+//     (confirmBlocks).
 //   - The end of an agent takes nothing away: routes, addresses and pods stay, and
 //     the next agent takes them over.
 package agent
@@ -114,6 +115,8 @@ type Agent struct {
 	plans  chan plan         // the newest from the API; holds at most one
 	blocks chan []ipam.Block // the node's, as listed in the API
 
+	confirmed chan struct{} // closed when pods may have addresses of the blocks: see confirmBlocks
+
 	rewrite chan struct{} // the API may not have the status that was written; holds at most one
 
 	state nodeState
@@ -186,6 +189,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		store:      BlockStore{Client: o.Client},
 		plans:      make(chan plan, 1),
 		blocks:     make(chan []ipam.Block, 1),
+		confirmed:  make(chan struct{}),
 		looping:    newPulse("the agent's loop"),
 		reporting:  newPulse("the reporter of the node's status"),
 		rewrite:    make(chan struct{}, 1),
@@ -450,6 +454,9 @@ type allocator struct{ a *Agent }
 func (al allocator) Allocate(ctx context.Context, o ipam.Owner, pod cni.Pod) ([]ipam.Record, error) {
 	w, err := readWishes(pod.Annotations)
 	if err != nil {
+		return nil, err
+	}
+	if err := al.a.awaitConfirmed(ctx); err != nil {
 		return nil, err
 	}
 	r := ipam.Request{Owner: o, Pod: pod.String(), Addresses: w.addresses}

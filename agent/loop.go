@@ -157,6 +157,7 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 			return retryInterval
 		}
 		w.cleared = true
+		w.group.Go(func() error { w.confirmBlocks(ctx); return nil })
 	}
 	// The speaker tells the peers of its first configuration that it restarts and
 	// still forwards; those with passwords, and those on links, must be among them.
