@@ -8,7 +8,8 @@
 //     repeated; the rest stands.
 //   - The API server may be away. The plan and the blocks are kept in a checkpoint,
 //     addresses and routes on the node; nothing on the way of a pod waits for the
-//     API unless the node's blocks are used up.
+//     API unless the node's blocks are used up, or the agent has just started
+//     (confirmBlocks).
 //   - The end of an agent takes nothing away: routes, addresses and pods stay, and
 //     the next agent takes them over.
 package agent
@@ -114,6 +115,8 @@ type Agent struct {
 	plans  chan plan         // the newest from the API; holds at most one
 	blocks chan []ipam.Block // the node's, as listed in the API
 
+	confirmed chan struct{} // closed when pods may have addresses of the blocks: see confirmBlocks
+
 	rewrite chan struct{} // the API may not have the status that was written; holds at most one
 
 	state nodeState
@@ -186,6 +189,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		store:      BlockStore{Client: o.Client},
 		plans:      make(chan plan, 1),
 		blocks:     make(chan []ipam.Block, 1),
+		confirmed:  make(chan struct{}),
 		looping:    newPulse("the agent's loop"),
 		reporting:  newPulse("the reporter of the node's status"),
 		rewrite:    make(chan struct{}, 1),
@@ -198,7 +202,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		}
 	}
 	var err error
-	if a.restarting, err = leaveMark(o.RunDir); err != nil {
+	if a.restarting, err = startedBefore(o.RunDir); err != nil {
 		return nil, err
 	}
 	if a.kernel = o.Kernel; a.kernel == nil {
@@ -209,7 +213,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	a.table, a.tunnels, a.masquerade, a.host = a.kernel.Routes, a.kernel.Tunnels, a.kernel.Masquerade, a.kernel.Host
 	a.underlay = newUnderlay(a.host, o.Log.With("part", "underlay"))
 	a.learned = newLearned(a.table, a.tunnels, o.Log)
-	if a.store.Returned, err = openReturned(filepath.Join(o.StateDir, "returned.json")); err != nil {
+	if a.store.Returned, err = openReturned(filepath.Join(o.StateDir, "returned.json"), o.Log.With("part", "ipam")); err != nil {
 		a.log.Warn("can't tell which blocks an earlier agent gave back", "error", err)
 	}
 	a.addresses, err = ipam.Open(ipam.Options{
@@ -230,19 +234,6 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		return nil, err
 	}
 	return a, nil
-}
-
-// leaveMark reports whether an agent ran before on this node since it booted:
-// the mark is on tmpfs.
-func leaveMark(dir string) (before bool, err error) {
-	f, err := os.OpenFile(filepath.Join(dir, "started"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) // #nosec G304 -- our own folder
-	if errors.Is(err, os.ErrExist) {
-		return true, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("mark the agent's start: %w", err)
-	}
-	return false, f.Close()
 }
 
 // openCNI makes the CNI server and takes over the pods that are attached.
@@ -343,6 +334,17 @@ func (a *Agent) listBlocks(ctx context.Context) {
 
 // ready reports why no pod can be attached, or nil.
 func (a *Agent) ready() error {
+	if err := a.informed(); err != nil {
+		return err
+	}
+	a.state.mu.Lock()
+	defer a.state.mu.Unlock()
+	return a.state.unfit
+}
+
+// informed reports what the agent has yet to be told before it can do anything on
+// its node, or nil.
+func (a *Agent) informed() error {
 	a.state.mu.Lock()
 	defer a.state.mu.Unlock()
 	switch {
@@ -458,6 +460,9 @@ type allocator struct{ a *Agent }
 func (al allocator) Allocate(ctx context.Context, o ipam.Owner, pod cni.Pod) ([]ipam.Record, error) {
 	w, err := readWishes(pod.Annotations)
 	if err != nil {
+		return nil, err
+	}
+	if err := al.a.awaitConfirmed(ctx); err != nil {
 		return nil, err
 	}
 	r := ipam.Request{Owner: o, Pod: pod.String(), Addresses: w.addresses}

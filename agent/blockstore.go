@@ -109,9 +109,7 @@ func (s BlockStore) Delete(ctx context.Context, b ipam.Block) error {
 	if have.Spec.NodeName != b.Node {
 		return nil
 	}
-	if err := s.Returned.add(have.UID); err != nil {
-		return err
-	}
+	s.Returned.add(have.UID)
 	// The very object that was looked at, not one that another node made since.
 	err = s.Client.Delete(ctx, &have, client.Preconditions{UID: &have.UID})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {

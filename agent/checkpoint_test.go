@@ -4,10 +4,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/godwit-net/godwit/api/v1alpha1"
 )
 
 func TestCheckpointComesBack(t *testing.T) {
@@ -37,6 +40,45 @@ func TestCheckpointComesBack(t *testing.T) {
 	info, err := os.Stat(filepath.Join(dir, checkpointName))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v; want 0600", info.Mode(), err)
+	}
+}
+
+// TestSaveComparesPlans: a plan of the same generation may be another, as when an
+// older agent left out fields, or etcd was restored from a snapshot. One that is
+// the same is not written again.
+func TestSaveComparesPlans(t *testing.T) {
+	dir := t.TempDir()
+	older := parsePlan(t, referencePlan)
+	newer := older.DeepCopy()
+	newer.Pools[0].ReservedCIDRs = append(newer.Pools[0].ReservedCIDRs, "172.25.3.0/24")
+	if err := (&checkpoint{Node: "n1", Generation: 7, Plan: *older}).save(dir); err != nil {
+		t.Fatal(err)
+	}
+	c, err := loadCheckpoint(dir, "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &worker{Agent: &Agent{o: Options{Node: "n1", StateDir: dir}}, saved: *c}
+	save := func(spec *v1alpha1.NodeNetworkSpec) os.FileInfo {
+		t.Helper()
+		if err := w.save(plan{generation: 7, spec: *spec}, nil); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(filepath.Join(dir, checkpointName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	before := save(older)
+	if again := save(older.DeepCopy()); !os.SameFile(before, again) {
+		t.Error("the same plan was written again")
+	}
+	if after := save(newer); os.SameFile(before, after) {
+		t.Error("another plan of the same generation was not written")
+	}
+	if c, err := loadCheckpoint(dir, "n1"); err != nil || !slices.Contains(c.Plan.Pools[0].ReservedCIDRs, "172.25.3.0/24") {
+		t.Errorf("the checkpoint has not the newer plan (%v)", err)
 	}
 }
 

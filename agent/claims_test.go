@@ -119,7 +119,7 @@ func newClaimNode(t *testing.T, cfg *rest.Config, name string) *claimNode {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.Agent = &Agent{o: Options{Client: c}, addresses: addresses, namespaces: newNamespaces(c, filepath.Join(dir, "namespaces.json"), quiet)}
+	n.Agent = &Agent{o: Options{Client: c}, addresses: addresses, confirmed: closed(), namespaces: newNamespaces(c, filepath.Join(dir, "namespaces.json"), quiet)}
 	n.state.desired.pools = []ipam.Pool{
 		{Name: "pods", CIDR: netip.MustParsePrefix("172.25.0.0/20"), BlockLen: 26, Allocate: true},
 		{Name: "fixed", CIDR: netip.MustParsePrefix("172.26.0.0/24"), BlockLen: 32, Allocate: true, Claims: true},

@@ -52,6 +52,9 @@ func TestServing(t *testing.T) {
 	a.state.blocksKnown = true
 	serving("not configured yet")
 	a.configured.Store(true)
+	a.state.unfit = errors.New("the folder can't be used")
+	serving("the folder can't be used")
+	a.state.unfit = nil
 	serving("")
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/godwit-net/godwit/ipam"
@@ -29,7 +30,7 @@ const (
 
 // loop makes a pass at every event, until ctx ends.
 func (a *Agent) loop(ctx context.Context, g *errgroup.Group, socket string) error {
-	w := worker{Agent: a, group: g, socket: socket, began: time.Now(), plugins: pluginFolder{stateDir: a.o.StateDir}}
+	w := worker{Agent: a, group: g, socket: socket, began: time.Now(), plugins: pluginFolder{stateDir: a.o.StateDir}, versions: pluginVersions{log: a.log}}
 	if err := w.loadCheckpoint(ctx); err != nil {
 		a.log.Warn("starting from the API alone", "error", err)
 	}
@@ -71,7 +72,9 @@ type worker struct {
 	group                  *errgroup.Group
 	socket                 string
 	began                  time.Time
+	cleared                bool            // the node was found fit for the first pass
 	passed                 bool            // a pass was made
+	marked                 bool            // the next agent is told that one ran before
 	claims                 bool            // ipam runs
 	routed                 []netip.Prefix  // own blocks, as last given to the route table
 	devices                []tunnel.Device // as last asked for
@@ -79,6 +82,7 @@ type worker struct {
 	saved                  checkpoint
 	pools                  []ipam.Pool // as last given to ipam
 	plugins                pluginFolder
+	versions               pluginVersions
 	drain                  drain
 	problem                []error // of the plan itself
 	told                   string  // problems as last logged
@@ -123,6 +127,7 @@ func (w *worker) take(ctx context.Context, p plan) {
 		// The node was taken for gone: its blocks may be others' by now.
 		w.log.Warn("the plan of this node was deleted and made anew: making sure whose its blocks are")
 		w.addresses.Recheck()
+		signal(w.rewrite) // the new object has no status
 	}
 	w.uid = p.uid
 	names := map[string]bool{}
@@ -144,8 +149,15 @@ func (w *worker) takeBlocks(blocks []ipam.Block) {
 // nothing happens. Without a plan and the node's blocks it does nothing:
 // announcing some of the blocks would withdraw the others.
 func (w *worker) pass(ctx context.Context) time.Duration {
-	if w.ready() != nil {
+	if w.informed() != nil {
 		return passInterval
+	}
+	if !w.cleared {
+		if !w.fit() {
+			return retryInterval
+		}
+		w.cleared = true
+		w.group.Go(func() error { w.confirmBlocks(ctx); return nil })
 	}
 	// The speaker tells the peers of its first configuration that it restarts and
 	// still forwards; those with passwords, and those on links, must be among them.
@@ -155,9 +167,6 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	if !w.passed && w.restarting && missesNeighbor(w.neighbors.Neighbors()) && time.Since(w.began) < neighborWait {
 		return settleWait
 	}
-	if !w.passed && !w.fit() {
-		return retryInterval
-	}
 	w.passed = true
 	w.state.mu.Lock()
 	p, d := *w.state.plan, w.state.desired
@@ -165,6 +174,12 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	blocks := w.addresses.Blocks()
 
 	problems := slices.Clone(w.problem)
+	if !w.marked {
+		err := markStarted(w.o.RunDir)
+		if w.marked = err == nil; !w.marked {
+			problems = append(problems, err)
+		}
+	}
 	if err := forwarding(w.host, &d); err != nil {
 		problems = append(problems, err)
 	}
@@ -185,7 +200,7 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	if err := w.save(p, blocks); err != nil {
 		problems = append(problems, err)
 	}
-	if err := w.installCNI(); err != nil {
+	if err := w.installCNI(ctx); err != nil {
 		problems = append(problems, err)
 	}
 
@@ -223,13 +238,15 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	return wait
 }
 
-// fit looks, before the first pass on a node without anything of an agent's, whether
-// all of it can be done, and tells what is wrong if not.
+// fit looks, before the first pass on a node that took no pods yet, whether all of
+// it can be done, and tells what is wrong if not. Where pods were taken before, what
+// works goes on, and what is wrong is a problem of the pass: the runtime goes on
+// calling the plugin, and its pods need their routes.
 func (w *worker) fit() bool {
-	if w.restarting {
-		return true // what works goes on, and what is wrong is a problem of the pass
+	var err error
+	if !w.restarting && !w.worked() {
+		err = preflight(&w.o)
 	}
-	err := preflight(&w.o)
 	w.state.mu.Lock()
 	was := w.state.unfit
 	w.state.unfit = err
@@ -237,6 +254,19 @@ func (w *worker) fit() bool {
 	if err != nil && text(err) != text(was) {
 		w.log.Error("the node can't take pods, so nothing is set up on it; trying on", "error", err)
 	}
+	return err == nil
+}
+
+// worked tells whether the node took pods before, even if it has booted since: there
+// was a checkpoint, and the runtime still has its configuration.
+func (w *worker) worked() bool {
+	if w.saved.Node == "" {
+		return false
+	}
+	if w.o.CNIConfig == "" {
+		return true
+	}
+	_, err := os.Stat(w.o.CNIConfig)
 	return err == nil
 }
 
@@ -332,13 +362,15 @@ func (w *worker) natRules(d *desired) nat.Rules {
 	return r
 }
 
-// save keeps the plan and the blocks for a start without the API server.
+// save keeps the plan and the blocks for a start without the API server. The same
+// generation need not be the same plan: an older agent left out fields that it did
+// not know, and an etcd that was restored from a snapshot counts once more.
 func (w *worker) save(p plan, blocks []ipam.BlockUsage) error {
 	now := checkpoint{Version: checkpointVersion, Node: w.o.Node, Generation: p.generation, Plan: p.spec}
 	for _, b := range blocks {
 		now.Blocks = append(now.Blocks, checkpointBlock{CIDR: b.CIDR, Pool: b.Pool, Holder: b.Holder})
 	}
-	if now.Generation == w.saved.Generation && slices.Equal(now.Blocks, w.saved.Blocks) {
+	if now.Generation == w.saved.Generation && slices.Equal(now.Blocks, w.saved.Blocks) && equality.Semantic.DeepEqual(now.Plan, w.saved.Plan) {
 		return nil
 	}
 	if err := now.save(w.o.StateDir); err != nil {
@@ -351,26 +383,32 @@ func (w *worker) save(p plan, blocks []ipam.BlockUsage) error {
 // installCNI makes the node's runtime use Godwit, now that the agent is ready:
 // the plugins first, as the runtime may call them as soon as it sees the
 // configuration.
-func (w *worker) installCNI() error {
+func (w *worker) installCNI(ctx context.Context) error {
 	if err := w.nothingToGive(); err != nil {
 		return err
 	}
 	if err := w.plugins.install(w.o.CNIPlugins, w.o.CNIBin); err != nil {
 		return err
 	}
-	if err := w.writeCNIConfig(); err != nil {
+	if err := w.writeCNIConfig(ctx); err != nil {
 		return err
 	}
 	w.configured.Store(true)
 	return nil
 }
 
-// writeCNIConfig writes the configuration of the node's runtime.
-func (w *worker) writeCNIConfig() error {
+// writeCNIConfig writes the configuration of the node's runtime, in words that all
+// of the node's plugins understand.
+func (w *worker) writeCNIConfig(ctx context.Context) error {
 	if w.o.CNIConfig == "" {
 		return nil
 	}
-	want, err := cniConfig(w.socket)
+	plugins := chain(w.socket)
+	versions, err := w.versions.common(ctx, plugins, w.o.CNIBin)
+	if err != nil {
+		return err
+	}
+	want, err := cniConfig(plugins, versions)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/ttrpc"
 	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,9 +27,12 @@ import (
 	"github.com/godwit-net/godwit/agent"
 	"github.com/godwit-net/godwit/agent/agenttest"
 	"github.com/godwit-net/godwit/agent/others"
+	cniapi "github.com/godwit-net/godwit/api/cni"
 	"github.com/godwit-net/godwit/api/v1alpha1"
 	"github.com/godwit-net/godwit/bgp"
 	"github.com/godwit-net/godwit/bgp/bgptest"
+	"github.com/godwit-net/godwit/cni"
+	"github.com/godwit-net/godwit/cni/wire"
 	"github.com/godwit-net/godwit/internal/apitest"
 	"github.com/godwit-net/godwit/routes"
 	"github.com/godwit-net/godwit/tunnel"
@@ -42,8 +47,10 @@ func TestMistakes(t *testing.T) {
 	t.Run("missing CRDs", func(t *testing.T) { testMissingCRDs(t, cfg) }) // installs them
 	t.Run("a pool of the node's network", func(t *testing.T) { testForeignPool(t, cfg) })
 	t.Run("an unusable CNI folder", func(t *testing.T) { testUnusableFolder(t, cfg) })
+	t.Run("an unusable node and the next agent", func(t *testing.T) { testUnfitAgain(t, cfg) })
 	t.Run("a tunnel that the kernel does not have", func(t *testing.T) { testNoTunnel(t, cfg) })
 	t.Run("another network's leftovers", func(t *testing.T) { testLeftovers(t, cfg) })
+	t.Run("a plan that is deleted", func(t *testing.T) { testDeletedPlan(t, cfg) })
 	t.Run("a start that fails", func(t *testing.T) { testFailedStart(t, cfg) })
 }
 
@@ -56,6 +63,8 @@ type bench struct {
 	dir    string
 	o      agent.Options
 	log    lines
+
+	restarting bool // as the newest agent has told its speaker
 }
 
 // lines are what an agent has logged.
@@ -74,6 +83,28 @@ func (l *lines) all() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return strings.Split(l.text.String(), "\n")
+}
+
+// forget forgets what was logged.
+func (l *lines) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Reset()
+}
+
+func newKernel() *agent.Kernel {
+	k := agenttest.NewKernel(netip.MustParsePrefix(ownAddress))
+	k.Wirer = containers{k.Wirer}
+	return k
+}
+
+// containers attaches containers to a node in memory, by its one link.
+type containers struct{ cni.Wirer }
+
+func (containers) OpenNamespace(string) (*wire.Namespace, error) { return &wire.Namespace{}, nil }
+
+func (containers) Attach(_ context.Context, _ *wire.Namespace, s wire.Spec) (wire.Link, error) {
+	return wire.Link{Identity: s.Identity, HostEnd: agenttest.Link, HostMAC: wire.HostMAC(), PodMAC: wire.HostMAC()}, nil
 }
 
 const ownAddress = "10.211.55.101/24"
@@ -95,12 +126,13 @@ func newBench(t *testing.T, cfg *rest.Config, name string) *bench {
 	if err := errors.Join(os.Mkdir(plugins, 0o755), os.WriteFile(program, []byte("#!/bin/sh"), 0o755)); err != nil { // #nosec G306 -- a program
 		t.Fatal(err)
 	}
-	b := &bench{T: t, name: name, api: api, dir: dir, kernel: agenttest.NewKernel(netip.MustParsePrefix(ownAddress))}
+	b := &bench{T: t, name: name, api: api, dir: dir, kernel: newKernel()}
 	b.o = agent.Options{
 		Node: name, Namespace: "godwit-system", RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"),
 		CNIConfig: filepath.Join(dir, "net.d", "10-godwit.conflist"), CNIPlugins: plugins, CNIBin: filepath.Join(dir, "bin"),
 		Version: "test", Client: api, Events: events, Kernel: b.kernel,
-		NewSpeaker: func(sink bgp.Sink, _ bool) (bgp.Speaker, error) {
+		NewSpeaker: func(sink bgp.Sink, restarting bool) (bgp.Speaker, error) {
+			b.restarting = restarting
 			return bgptest.New(bgptest.Options{Sink: sink, Local: netip.MustParsePrefix(ownAddress).Addr()}), nil
 		},
 		Log: slog.New(slog.NewTextHandler(&b.log, nil)),
@@ -108,8 +140,8 @@ func newBench(t *testing.T, cfg *rest.Config, name string) *bench {
 	return b
 }
 
-// start runs the agent until the test ends.
-func (b *bench) start() {
+// start runs the agent until it is stopped, or the test ends.
+func (b *bench) start() (stop func()) {
 	b.Helper()
 	a, err := agent.New(b.Context(), b.o)
 	if err != nil {
@@ -118,7 +150,7 @@ func (b *bench) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()
-	b.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			b.Errorf("the agent ended with: %v", err)
@@ -127,6 +159,8 @@ func (b *bench) start() {
 			b.Logf("log of the agent:\n%s", strings.Join(b.log.all(), "\n"))
 		}
 	})
+	b.Cleanup(stop)
+	return stop
 }
 
 // plan makes the node's plan one with some pools.
@@ -255,14 +289,67 @@ func (b *bench) untouched() {
 func (b *bench) serves() {
 	b.Helper()
 	b.until("CNI configuration", func() error { _, err := os.Stat(b.o.CNIConfig); return err })
+	b.routed()
+	b.condition(v1alpha1.ConditionReady, "True", "")
+	b.condition(v1alpha1.ConditionPlanApplied, "True", "")
+}
+
+// restart starts the next agent on the node, or on the node that has booted since.
+func (b *bench) restart(booted bool) (stop func()) {
+	b.Helper()
+	if booted {
+		if err := os.RemoveAll(b.o.RunDir); err != nil { // it is on tmpfs
+			b.Fatal(err)
+		}
+	}
+	b.log.forget()
+	b.kernel = newKernel() // the last agent has closed the one before
+	b.o.Kernel = b.kernel
+	return b.start()
+}
+
+// call calls the agent as the plugin does.
+func (b *bench) call(verb func(cniapi.CNIService, context.Context, *cniapi.Request) (*cniapi.Response, error), container string) (*cniapi.Response, error) {
+	conn, err := new(net.Dialer).DialContext(b.Context(), "unix", filepath.Join(b.o.RunDir, "cni.sock"))
+	if err != nil {
+		return nil, err
+	}
+	client := ttrpc.NewClient(conn)
+	defer func() { _ = client.Close() }()
+	return verb(cniapi.NewCNIClient(client), b.Context(), &cniapi.Request{
+		ContainerId: container, Netns: "/run/netns/" + container, IfName: "eth0",
+		Config: []byte(`{"cniVersion":"1.1.0","name":"godwit","type":"godwit-cni"}`),
+	})
+}
+
+// refuses waits until no pod can be attached, for a reason.
+func (b *bench) refuses(reason string) {
+	b.Helper()
+	for name, verb := range map[string]func(cniapi.CNIService, context.Context, *cniapi.Request) (*cniapi.Response, error){
+		"ADD": cniapi.CNIService.Add, "STATUS": cniapi.CNIService.Status,
+	} {
+		b.until(name, func() error {
+			r, err := b.call(verb, "refused")
+			if err != nil {
+				return err
+			}
+			if !strings.Contains(r.GetError().GetDetails(), reason) {
+				return fmt.Errorf("%v, want %q", r.GetError(), reason)
+			}
+			return nil
+		})
+	}
+}
+
+// routed waits until the node has a route of a block.
+func (b *bench) routed() {
+	b.Helper()
 	b.until("a block's route", func() error {
 		if n := b.kernel.Routes.Status().Installed[routes.ClassBlock]; n == 0 {
 			return errors.New("there is none")
 		}
 		return nil
 	})
-	b.condition(v1alpha1.ConditionReady, "True", "")
-	b.condition(v1alpha1.ConditionPlanApplied, "True", "")
 }
 
 func testMissingCRDs(t *testing.T, cfg *rest.Config) {
@@ -318,12 +405,64 @@ func testUnusableFolder(t *testing.T, cfg *rest.Config) {
 	b.condition(v1alpha1.ConditionReady, "False", "NodeUnfit: "+says)
 	b.condition(v1alpha1.ConditionPlanApplied, "False", "NodeUnfit: "+says)
 	b.event("Warning", "PlanNotApplied", says)
+	b.refuses(says)
 	b.untouched()
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
 	b.serves()
 	b.event("Normal", "PlanApplied", "over")
+}
+
+// testUnfitAgain restarts agents on a node that can't be used: nothing is set up by
+// the second one either, unless the node took pods before.
+func testUnfitAgain(t *testing.T, cfg *rest.Config) {
+	b := newBench(t, cfg, "again")
+	plugins := b.o.CNIPlugins
+	b.o.CNIPlugins = filepath.Join(b.dir, "nowhere")
+	b.plan(nil, planned("pods", "172.25.0.0/20"))
+	const says = "the CNI plugins to install can't be read"
+	stop := b.start()
+	b.logged(says)
+	b.untouched()
+	stop()
+	stop = b.restart(false)
+	b.logged(says)
+	b.refuses(says)
+	b.untouched()
+	stop()
+	b.o.CNIPlugins = plugins
+	stop = b.restart(false)
+	b.serves()
+	if b.restarting {
+		t.Error("peers are told of the restart of an agent that had no routes")
+	}
+
+	// What works goes on, after a boot too, though nothing could be installed now.
+	b.o.CNIPlugins = filepath.Join(b.dir, "nowhere")
+	for _, booted := range []bool{false, true} {
+		stop()
+		stop = b.restart(booted)
+		b.routed()
+		b.logged("list the CNI plugins to install")
+		b.condition(v1alpha1.ConditionPlanApplied, "False", "list the CNI plugins to install")
+		b.condition(v1alpha1.ConditionReady, "True", "")
+		if b.restarting == booted {
+			t.Errorf("booted %t: the speaker is told of routes in the kernel: %t", booted, b.restarting)
+		}
+	}
+
+	// But not where the runtime lacks its configuration.
+	if err := os.Remove(b.o.CNIConfig); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	b.restart(true)
+	b.refuses(says)
+	b.condition(v1alpha1.ConditionReady, "False", "NodeUnfit: "+says)
+	if n := b.kernel.Routes.Status().Installed[routes.ClassBlock]; n > 0 {
+		t.Errorf("there are %d routes of blocks", n)
+	}
 }
 
 // withoutIPIP is a kernel without IPIP.
@@ -389,6 +528,20 @@ func testLeftovers(t *testing.T, cfg *rest.Config) {
 	mu.Unlock()
 	b.condition(v1alpha1.ConditionHostSound, "True", "Sound")
 	b.event("Normal", "HostSound", "over")
+}
+
+// testDeletedPlan: the controller makes the plan anew, of the same generation and
+// with the same content. Its object has no status, and gets one though nothing is new.
+func testDeletedPlan(t *testing.T, cfg *rest.Config) {
+	b := newBench(t, cfg, "deleted")
+	b.plan(nil, planned("pods", "172.25.0.0/20"))
+	b.start()
+	b.serves()
+	if err := b.api.Delete(t.Context(), &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: b.name}}); err != nil {
+		t.Fatal(err)
+	}
+	b.plan(nil, planned("pods", "172.25.0.0/20"))
+	b.serves()
 }
 
 func testFailedStart(t *testing.T, cfg *rest.Config) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -131,7 +132,7 @@ func TestReturnedBlocksStayReturned(t *testing.T) {
 	c := fake.NewClientBuilder().WithScheme(s).Build()
 	file := filepath.Join(t.TempDir(), "returned.json")
 	store := func() BlockStore {
-		r, err := openReturned(file)
+		r, err := openReturned(file, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,11 +178,56 @@ func TestReturnedBlocksStayReturned(t *testing.T) {
 		r.uids = append(r.uids, types.UID(fmt.Sprint("filler", i)))
 	}
 	for i := range 8 {
-		if err := r.add(types.UID(fmt.Sprint(i))); err != nil {
-			t.Fatal(err)
-		}
+		r.add(types.UID(fmt.Sprint(i)))
 	}
 	if len(r.uids) != mostReturned || r.has("first") || !r.has(types.UID(fmt.Sprint(7))) {
 		t.Errorf("%d are remembered, want the last %d", len(r.uids), mostReturned)
+	}
+}
+
+// Where the state folder can't be written a block is given back all the same, and
+// that is known until the agent ends; what can be written later is complete.
+func TestBlocksReturnWithoutAFile(t *testing.T) {
+	s := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(s); err != nil {
+		t.Fatal(err)
+	}
+	c := fake.NewClientBuilder().WithScheme(s).Build()
+	dir := filepath.Join(t.TempDir(), "state")
+	open := func() *returned {
+		r, err := openReturned(filepath.Join(dir, "returned.json"), slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	store := BlockStore{Client: c, Returned: open()}
+	giveBack := func(cidr string, uid types.UID) {
+		t.Helper()
+		b := ipam.Block{CIDR: netip.MustParsePrefix(cidr), Pool: "p", Node: "n1"}
+		err := c.Create(t.Context(), &v1alpha1.IPBlock{
+			ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.IPBlockName(b.CIDR), UID: uid},
+			Spec:       v1alpha1.IPBlockSpec{CIDR: cidr, Pool: b.Pool, NodeName: b.Node},
+		})
+		if err == nil {
+			err = store.Delete(t.Context(), b)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, found, err := store.Get(t.Context(), b.CIDR); found || err != nil {
+			t.Errorf("%s is there still: %t, %v", cidr, found, err)
+		}
+	}
+	giveBack("172.25.0.0/26", "first") // there is no folder yet
+	if !store.Returned.has("first") {
+		t.Error("the block that was given back is not remembered")
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	giveBack("172.25.0.64/26", "second")
+	if next := open(); !next.has("first") || !next.has("second") {
+		t.Errorf("the next agent knows of %v, want both blocks", next.uids)
 	}
 }

@@ -115,5 +115,10 @@ func broughtPlugins(stateDir string) ([]string, error) {
 // unchanged tells that a file is the one that was found right.
 func (p *pluginFolder) unchanged(path string, now fs.FileInfo) bool {
 	was := p.seen[path]
-	return was != nil && os.SameFile(was, now) && was.ModTime().Equal(now.ModTime()) && was.Size() == now.Size() && was.Mode() == now.Mode()
+	return was != nil && sameFile(was, now)
+}
+
+// sameFile tells that a file was not changed since it was looked at.
+func sameFile(was, now fs.FileInfo) bool {
+	return os.SameFile(was, now) && was.ModTime().Equal(now.ModTime()) && was.Size() == now.Size() && was.Mode() == now.Mode()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"slices"
 	"sync"
@@ -21,6 +22,7 @@ const mostReturned = 1024
 // may have claimed the block since, so it must not be taken for this node's.
 type returned struct {
 	file string
+	log  *slog.Logger
 
 	mu   sync.Mutex
 	uids []types.UID // oldest first
@@ -28,8 +30,8 @@ type returned struct {
 
 // openReturned reads what an earlier agent has written. It returns something to
 // go on with also when it fails.
-func openReturned(file string) (*returned, error) {
-	r := &returned{file: file}
+func openReturned(file string, log *slog.Logger) (*returned, error) {
+	r := &returned{file: file, log: log}
 	data, err := os.ReadFile(file) // #nosec G304 -- the operator's own folder
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
@@ -43,26 +45,28 @@ func openReturned(file string) (*returned, error) {
 	return r, nil
 }
 
-// add remembers an IPBlock, before it is deleted.
-func (r *returned) add(uid types.UID) error {
+// add remembers an IPBlock, before it is deleted. Where the file can't be written it
+// is remembered in memory, and the block given back all the same: only an agent that
+// starts after a restore of etcd misses the file, while another node may wait for the
+// block. The next one that is given back is written with all before it.
+func (r *returned) add(uid types.UID) {
 	if r == nil {
-		return nil
+		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if slices.Contains(r.uids, uid) {
-		return nil
+		return
 	}
-	uids := append(slices.Clone(r.uids[max(0, len(r.uids)-mostReturned+1):]), uid)
-	data, err := json.Marshal(uids)
+	r.uids = append(slices.Clone(r.uids[max(0, len(r.uids)-mostReturned+1):]), uid)
+	data, err := json.Marshal(r.uids)
 	if err == nil {
 		err = writeFile(r.file, data, 0o600)
 	}
 	if err != nil {
-		return fmt.Errorf("remember a block that is given back: %w", err)
+		r.log.Warn("a block that is given back can't be noted for the next agent (can the state folder be written?): after a restore of etcd "+
+			"that agent would take the block for its own", "error", err)
 	}
-	r.uids = uids
-	return nil
 }
 
 // has tells whether an IPBlock was given back.

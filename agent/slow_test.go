@@ -74,6 +74,13 @@ func slowClient(t *testing.T, cfg *rest.Config) (client.WithWatch, *slowness) {
 	return apitest.Client(t, cfg), way
 }
 
+// closed is for agents of whose blocks nobody is in doubt.
+func closed() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
+
 // testPlanAfterOutage: an agent has the newest plan soon after an outage, asks
 // whose its blocks are, and writes its status again. The API's state may be
 // another: here the node's blocks are gone from it.
@@ -185,7 +192,7 @@ func testSlowAPI(t *testing.T, cfg *rest.Config, c client.Client) {
 			t.Fatal(err)
 		}
 		n.SetPools([]ipam.Pool{{Name: "red", CIDR: netip.MustParsePrefix("172.25.0.0/20"), BlockLen: 26, Allocate: true, Restricted: true}})
-		a := &Agent{addresses: n, namespaces: newNamespaces(slow, filepath.Join(dir, "namespaces.json"), quiet)}
+		a := &Agent{addresses: n, confirmed: closed(), namespaces: newNamespaces(slow, filepath.Join(dir, "namespaces.json"), quiet)}
 		a.state.desired.choices = []poolChoice{{name: "red", selector: selector}}
 		return a, n
 	}

@@ -35,6 +35,9 @@ func testPluginChain(t *testing.T, l *lab.Lab) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if list.CNIVersion != "1.1.0" {
+		t.Errorf("libcni takes CNI version %s, want 1.1.0: it and all plugins support it", list.CNIVersion)
+	}
 	block := nodeOf(t, l, "n1").Block.V4
 	fixed := block.Addr().As4()
 	fixed[3] += 61 // not one of the first, which other pods have
@@ -112,7 +115,7 @@ func testBadRequests(t *testing.T, l *lab.Lab) {
 		{"no netns", good, "", "eth0", ""},
 		{"netns that is not there", good, "/run/netns/godwit-not-there", "eth0", ""},
 		{"netns that is a file", good, "/etc/hostname", "eth0", ""},
-		{"version of the future", strings.Replace(good, `"cniVersion":"1.1.0"`, `"cniVersion":"9.9.9"`, 1), netns, "eth0", `"code": 1`},
+		{"version of the future", strings.Replace(good, `"cniVersion":"`+list.CNIVersion+`"`, `"cniVersion":"9.9.9"`, 1), netns, "eth0", `"code": 1`},
 		{"broken JSON", good[:len(good)/2], netns, "eth0", `"code": 6`},
 		{"long interface name", good, netns, "eth0123456789abcdef", ""},
 		{"interface that exists", good, netns, "taken", ""},

@@ -274,6 +274,11 @@ func grow(d, low, high time.Duration) time.Duration {
 	return d + rand.N(d/10) // #nosec G404 -- no secret
 }
 
+// Confirm asks the store whose the blocks are that SetBlocks told of, unless it has
+// said so: of those that are another node's nothing is given out then. Run does so
+// too, and until one of them has, such blocks are given out unasked.
+func (n *Node) Confirm(ctx context.Context) error { return n.learn(ctx) }
+
 // learn asks the store, if need be, which blocks are this node's. New ones are
 // added. Those that the store doesn't have, known from a checkpoint only, are
 // claimed again; if another node has one by now it is lost.

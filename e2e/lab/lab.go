@@ -378,6 +378,11 @@ func (l *Lab) StartAgent(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
+	// The agent offers the runtime what all plugins of the chain support.
+	portmap, err := l.Program("portmap")
+	if err != nil {
+		return err
+	}
 	kubeconfig := l.agentKubeconfig(node)
 	if err := l.writeCredentials(ctx, kubeconfig, "godwit-agent", node); err != nil {
 		return err
@@ -392,7 +397,7 @@ func (l *Lab) StartAgent(ctx context.Context, node string) error {
 		Args: []string{
 			"--node-name=" + node, "--kubeconfig=" + kubeconfig, "--namespace=" + SystemNamespace,
 			"--run-dir=" + l.RunDir(node), "--state-dir=" + l.StateDir(node),
-			"--cni-conf=" + l.ConfList(node), "--log-level=info", "--metrics-address=" + MetricsAddress,
+			"--cni-conf=" + l.ConfList(node), "--cni-bin-dir=" + filepath.Dir(portmap), "--log-level=info", "--metrics-address=" + MetricsAddress,
 		},
 	})
 }
