@@ -110,6 +110,7 @@ func (s *Speaker) withdraw(prefixes []own) error {
 	if err := s.server.withdraw(prefixes); err != nil {
 		return err
 	}
+	s.learned.ownGone(prefixes, time.Now())
 	for _, o := range prefixes {
 		delete(s.applied.advertise, o.prefix)
 	}

@@ -40,18 +40,21 @@ type page struct {
 	message string
 	// flaps counts how often it went down after it was established, and lastError
 	// says why it last did, or why it was last refused.
-	flaps       int
-	lastError   string
-	changed     string    // what of its configuration it was last reset for
-	resetting   bool      // it is being reset for that, until it is up again
-	held        bool      // down for exceeding its limit of prefixes
-	opening     time.Time // since when it is in OpenConfirm; zero: it is not
+	flaps     int
+	lastError string
+	changed   string // what of its configuration it was last reset for
+	resetting bool   // it is being reset for that, until it is up again
+	held      bool   // down for exceeding its limit of prefixes
+	// opening is since when it comes up: when it was in OpenConfirm, until it is known
+	// that its peer was told all; zero: it does not.
+	opening     time.Time
 	nonsense    nonsense
 	crossed     bool      // its session ended as soon as it was up, and nothing was done about it yet
 	startedOver time.Time // when it last did for that
-	arrived     bool      // it came up, and it is not known yet whether it was told all
+	arrived     time.Time // when we heard that it came up, as long as it has an opening; zero: it has not
 	returning   bool      // when it comes up, it has us back after a restart
 	returned    bool      // it has, and nothing was done about it yet
+	deferred    bool      // it has, and GoBGP told it all later than others
 	calling     bool      // it called while its session was up, and nothing was done about it yet
 	probed      time.Time // when something last was
 	silent      bool      // the hold time of its session expired, and nothing was done about it yet
@@ -121,8 +124,8 @@ func (b *book) reset(addr netip.Addr, now time.Time) {
 		p.flaps++
 		p.lastError = p.reconfigured()
 	}
-	p.since, p.message, p.held, p.opening, p.silent = time.Time{}, "", false, time.Time{}, false
-	p.returning, p.returned, p.arrived, p.crossed, p.calling = false, false, false, false, false
+	p.since, p.message, p.held, p.opening, p.arrived, p.silent = time.Time{}, "", false, time.Time{}, time.Time{}, false
+	p.returning, p.returned, p.crossed, p.calling = false, false, false, false
 	p.accepted, p.advertised, p.refused = tally{}, tally{}, tally{}
 }
 
@@ -157,19 +160,19 @@ func (b *book) event(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	if at.Before(p.began) {
 		return // GoBGP tells of what happens some time after: this was the session before
 	}
-	p.opening = time.Time{}
-	if e.Peer.State.SessionState == packet.BGP_FSM_OPENCONFIRM {
-		p.opening = at
-	}
 	if e.Peer.State.SessionState == packet.BGP_FSM_ESTABLISHED {
 		p.established.Store(true)
+		p.arrived = time.Now()
 		p.since, p.message, p.held, p.resetting, p.silent = at, "", false, false, false
-		p.returning, p.returned = false, p.returning
-		p.arrived = !p.returned
+		p.returning, p.returned, p.deferred = false, p.returning, p.returning
 		if p.returned {
 			tell(b.returned)
 		}
 		return
+	}
+	p.opening, p.arrived = time.Time{}, time.Time{}
+	if e.Peer.State.SessionState == packet.BGP_FSM_OPENCONFIRM {
+		p.opening = at
 	}
 	if p.established.Swap(false) {
 		if p.crossed = at.Sub(p.since) < crossedWithin && !p.resetting; p.crossed {
@@ -267,7 +270,7 @@ func (p *page) takeSilent() bool {
 func (p *page) hangs(now time.Time, after time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.opening.IsZero() && now.Sub(p.opening) > after
+	return !p.opening.IsZero() && !p.established.Load() && now.Sub(p.opening) > after
 }
 
 // refuse notes a NOTIFICATION that ended the session, or kept it from coming up.

@@ -82,7 +82,10 @@ func originOf(k bgp.PeerKind) string {
 // originReflected marks, beside originOf, what comes from a reflector.
 const originReflected = "65535:1735354489"
 
-// origins are all such marks.
+// originGone marks a path that is there only to go, see withdrawAgain.
+const originGone = "65535:1735354490"
+
+// origins are all such marks of what is learned.
 func origins() []string {
 	return []string{originOf(bgp.PeerNode), originOf(bgp.PeerExternal), originReflected}
 }

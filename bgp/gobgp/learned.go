@@ -45,6 +45,11 @@ type learned struct {
 	synced bool      // InSync was or is about to be called
 	open   bool      // who else will call is not known
 	closed bool
+	// gone are the prefixes that are no more, with the time: some peers may not have
+	// been told, see announceMissed. Of learned ones there is need to know only as
+	// long as they are passed on.
+	gone     map[netip.Prefix]time.Time
+	passesOn bool
 
 	turned atomic.Int64 // when the best paths, our own among them, last changed; Unix time in ns
 }
@@ -81,6 +86,7 @@ func newLearned(sink bgp.Sink, timeout time.Duration) *learned {
 		wake: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{}),
 		routes: make(map[netip.Prefix]*route),
 		peers:  make(map[netip.Addr]*source),
+		gone:   make(map[netip.Prefix]time.Time),
 	}
 	go l.run()
 	return l
@@ -96,7 +102,8 @@ func (l *learned) newEpoch() int {
 
 // paths takes a change of best paths: withdrawals come before updates.
 func (l *learned) paths(epoch int, paths []*apiutil.Path) {
-	l.turned.Store(time.Now().UnixNano())
+	now := time.Now()
+	l.turned.Store(now.UnixNano())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if epoch != l.epoch || l.closed {
@@ -110,6 +117,7 @@ func (l *learned) paths(epoch int, paths []*apiutil.Path) {
 		if !ok {
 			continue
 		}
+		l.noteGone(nlri.Prefix, p.Withdrawal, now)
 		l.path(nlri.Prefix, way{peer: p.PeerAddress.Unmap(), id: p.RemoteID, hop: nextHop(p)})
 	}
 }
@@ -212,6 +220,7 @@ func (l *learned) setPeers(c bgp.Config, peers map[netip.Addr]bgp.Peer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open = len(c.Callers) > 0
+	l.passesOn = c.Reflector || slices.ContainsFunc(c.Peers, func(p bgp.Peer) bool { return len(exportRulesOf(p)) > 0 })
 	changed := make(map[netip.Addr]bool)
 	for addr, p := range peers {
 		s := l.peers[addr]
@@ -262,6 +271,7 @@ func (l *learned) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.epoch++
+	clear(l.gone)
 	for _, r := range l.routes {
 		r.ways = nil
 		l.touch(r)

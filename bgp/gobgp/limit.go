@@ -144,8 +144,8 @@ func (l *limiter) check(now time.Time) {
 			s.shutOut(addr, n, limit)
 		}
 	}
+	s.announceMissed(now)
 	for addr := range s.applied.peers {
-		s.announceMissed(addr, now)
 		if _, resting := l.resting[addr]; !resting && s.book.page(addr).hangs(now, l.hangAfter) {
 			l.resting[addr] = now.Add(hangRest)
 			s.startOver(addr)

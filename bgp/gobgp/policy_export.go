@@ -27,13 +27,15 @@ type exportWay struct {
 }
 
 // exported adds the export statements: first all that concern own prefixes, and
-// after them, where only learned routes are left, those of learned ones.
+// after them, where only learned routes are left, those of learned ones. What is
+// there only to go comes before all rules.
 func (p *policy) exported(d *document) {
 	own := exactlyAll(slices.Concat(p.own, p.aggregates))
 	nodes := slices.Clone(p.nodes)
 	for _, o := range p.owners {
 		nodes = append(nodes, o.peer)
 	}
+	d.add(exportPolicy, "gone", match{anyone: true, anyPrefix: true, local: true, origin: originGone}, reject())
 	if len(p.aggregates) > 0 {
 		d.add(exportPolicy, "aggregates", match{peers: nodes, ranges: exactlyAll(p.aggregates), local: true}, reject())
 	}

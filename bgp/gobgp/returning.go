@@ -49,6 +49,16 @@ func (s *server) announceAgain(addr netip.Addr) error {
 	})
 }
 
+// follows tells whether GoBGP tells a peer of changes: its session is up, and GoBGP
+// does not wait, after our restart, for other peers.
+func (s *server) follows(addr netip.Addr) bool {
+	follows := false
+	_ = s.ListPeer(context.Background(), &api.ListPeerRequest{Address: addr.String()}, func(p *api.Peer) {
+		follows = p.State.SessionState == api.PeerState_SESSION_STATE_ESTABLISHED && !p.GracefulRestart.GetLocalRestarting()
+	})
+	return follows
+}
+
 func (s *server) isUp(ctx context.Context, addr string) bool {
 	up := false
 	_ = s.ListPeer(ctx, &api.ListPeerRequest{Address: addr}, func(p *api.Peer) {

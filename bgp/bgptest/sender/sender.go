@@ -31,6 +31,8 @@ type Options struct {
 	Hold time.Duration
 	// RestartTime offers graceful restart (RFC 4724); zero: it does not.
 	RestartTime time.Duration
+	// LongLived offers, beside it, long-lived graceful restart (RFC 9494); zero: it does not.
+	LongLived time.Duration
 	// NoIPv4 and NoIPv6 leave a family out of those offered (RFC 4760).
 	NoIPv4, NoIPv6 bool
 	// TwoOctetAS leaves the capability of four-octet AS numbers out (RFC 6793).

@@ -41,7 +41,7 @@ const (
 
 // open encodes an OPEN with the capabilities of the unicast families that are
 // offered, route refresh, four-octet AS numbers unless left out and, when asked
-// for, graceful restart.
+// for, graceful restart and its long-lived kind.
 func (o *Options) open() []byte {
 	caps := []byte{2, 0} // route refresh (RFC 2918)
 	if !o.TwoOctetAS {
@@ -67,6 +67,12 @@ func (o *Options) open() []byte {
 		caps = append(caps, 64, byte(2+4*len(afis)), byte(flags>>8), byte(flags))
 		for _, afi := range afis {
 			caps = append(caps, 0, afi, 1, preserved)
+		}
+	}
+	if kept := uint32(o.LongLived / time.Second); kept > 0 {
+		caps = append(caps, 71, byte(7*len(afis)))
+		for _, afi := range afis {
+			caps = append(caps, 0, afi, 1, 0, byte(kept>>16), byte(kept>>8), byte(kept))
 		}
 	}
 	as := uint16(23456) // AS_TRANS
