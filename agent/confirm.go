@@ -10,7 +10,8 @@ const (
 	// confirmWait is how long pods wait, once after the agent's start, for the API
 	// server to say whose the node's blocks are. Where it answers that is milliseconds.
 	confirmWait = 2 * time.Second
-	// confirmRetry is how soon it is asked again when it can't be reached.
+	// confirmRetry is how soon it is asked again when it can't be reached: then twice
+	// as late each time, as the agent has but so many requests a second.
 	confirmRetry = 100 * time.Millisecond
 )
 
@@ -23,7 +24,7 @@ func (a *Agent) confirmBlocks(ctx context.Context) {
 	defer close(a.confirmed)
 	ctx, cancel := context.WithTimeout(ctx, confirmWait)
 	defer cancel()
-	for {
+	for wait := confirmRetry; ; wait *= 2 {
 		err := a.addresses.Confirm(ctx)
 		if err == nil {
 			return
@@ -32,7 +33,7 @@ func (a *Agent) confirmBlocks(ctx context.Context) {
 		case <-ctx.Done():
 			a.log.Warn("the API server does not say whose the node's blocks are; pods get addresses of them as before", "error", err)
 			return
-		case <-time.After(confirmRetry):
+		case <-time.After(wait):
 		}
 	}
 }
